@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one place that names the version of the plugin and the server."""
+"""The one place where the version of the product is written."""
 
 VERSION = "0.1.0"
