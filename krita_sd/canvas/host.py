@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Questions to the running Krita, each feature-detected: is the document open, is it idle, what can be undone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from krita import Krita
+
+from ..qt import QtWidgets
+
+log = logging.getLogger(__name__)
+
+CANVAS_CLASSES = ("KisQPainterCanvas", "KisOpenGLCanvas2")
+
+
+def krita() -> Any:
+    """The application object of libkis."""
+    return Krita.instance()
+
+
+def is_open(doc: Any) -> bool:
+    """Whether Krita still holds `doc`. Some calls on a closed document end in a segmentation fault: ask first."""
+    return doc is not None and any(other == doc for other in krita().documents())
+
+
+def is_active(doc: Any) -> bool:
+    """Whether `doc` is the one that undo, tools and shortcuts act on."""
+    active = krita().activeDocument()
+    return active is not None and active == doc
+
+
+def document_id(doc: Any) -> str:
+    """A name for `doc` that lasts as long as it is open. Documents have no id of their own; their root layer has."""
+    root = doc.rootNode()
+    return str(root.uniqueId().toString()) if root is not None else ""
+
+
+def is_idle(doc: Any) -> bool:
+    """Whether no stroke, transformation or update runs in `doc`. Never blocks (0.1 ms).
+
+    False for as long as the transform tool is active, even before a drag.
+    """
+    if not doc.tryBarrierLock():
+        return False
+    doc.unlock()
+    return True
+
+
+def walk(node: Any) -> Iterator[Any]:
+    """All layers and masks below `node`, depth first."""
+    for child in node.childNodes():
+        yield child
+        yield from walk(child)
+
+
+@dataclass(frozen=True)
+class UndoList:
+    """What the History docker shows for the active document: the texts of all steps, and which one is current."""
+
+    current: int
+    steps: tuple[str, ...]
+
+
+def undo_model() -> Any | None:
+    """The model and selection behind the History docker, which follow the active document; None without the docker."""
+    for docker in krita().dockers():
+        if docker.objectName() == "History":
+            return docker.findChild(QtWidgets.QAbstractItemView)
+    return None
+
+
+def undo_list() -> UndoList | None:
+    """The undo steps of the active document, oldest first; None when Krita was built without the History docker."""
+    view = undo_model()
+    if view is None or view.model() is None:
+        return None
+    model = view.model()
+    steps = tuple(str(model.index(row, 0).data() or "") for row in range(model.rowCount()))
+    return UndoList(view.currentIndex().row(), steps)
+
+
+def trigger(name: str) -> bool:
+    """Trigger Krita's action `name` as its menu entry would; False when there is none or it is greyed out."""
+    action = krita().action(name)
+    if action is None or not action.isEnabled():
+        return False
+    action.trigger()
+    return True
+
+
+def _canvas_in(widget: Any) -> Any | None:
+    for child in widget.findChildren(QtWidgets.QWidget):
+        if child.metaObject().className() in CANVAS_CLASSES:
+            return child
+    return None
+
+
+def _mdi_areas() -> Iterator[Any]:
+    for window in krita().windows():
+        main = window.qwindow()
+        area = main.findChild(QtWidgets.QMdiArea) if main is not None else None
+        if area is not None:
+            yield area
+
+
+def canvas_widgets() -> list[Any]:
+    """The canvas widget of every view of every window."""
+    found = (_canvas_in(sub) for area in _mdi_areas() for sub in area.subWindowList())
+    return [canvas for canvas in found if canvas is not None]
+
+
+def active_canvas_widget() -> Any | None:
+    """The canvas widget of the active view of the active window."""
+    window = krita().activeWindow()
+    main = window.qwindow() if window is not None else None
+    area = main.findChild(QtWidgets.QMdiArea) if main is not None else None
+    sub = area.currentSubWindow() if area is not None else None
+    return _canvas_in(sub) if sub is not None else None
