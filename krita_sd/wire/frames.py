@@ -176,15 +176,23 @@ class Assembler:
             self._open.pop(key, None)
             if len(self._open) >= self._max_open or self.held + chunk.total > self._max_bytes:
                 raise WireError(
-                    Code.TOO_LARGE, "Too many pictures are being sent at once.", "Wait for one to finish.", retryable=True
+                    Code.TOO_LARGE,
+                    "Too many pictures are being sent at once.",
+                    "Wait for one to finish.",
+                    retryable=True,
                 )
             self._open[key] = _Open(chunk, [], 0)
         item = self._open.get(key)
         same = item is not None and chunk.offset == item.size and chunk.total == item.first.total
-        if item is None or not same or (chunk.format, chunk.width, chunk.height) != (
-            item.first.format,
-            item.first.width,
-            item.first.height,
+        if (
+            item is None
+            or not same
+            or (chunk.format, chunk.width, chunk.height)
+            != (
+                item.first.format,
+                item.first.width,
+                item.first.height,
+            )
         ):
             self._open.pop(key, None)
             raise bad_request(f"The chunks of picture {chunk.id} do not follow each other.", "Send it again.")
