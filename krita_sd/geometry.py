@@ -164,8 +164,9 @@ def plan_render(target: Extent, native: NativeRange) -> RenderPlan:
     """Plan the render of a region of any size and shape within what the model paints well.
 
     A target inside the range is rendered as it is. A larger one is rendered at the largest native size (then a second
-    pass brings it to full size, if the model has one); a smaller one is rendered at the size the model was trained on. Where an extreme shape makes
-    the rules contradict each other, the upper bounds win and the short side is padded up to `min_side`.
+    pass brings it to full size, if the model has one); a smaller one is rendered at the size the model was trained on.
+    Where an extreme shape makes the rules contradict each other, the upper bounds win and the short side is padded up
+    to `min_side`.
     """
     if target.width < 1 or target.height < 1:
         raise ValueError(f"a region of {target.width} x {target.height} pixels cannot be rendered")

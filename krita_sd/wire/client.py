@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from . import PROTOCOL
 from .errors import Code, WireError
 from .frames import Assembler, Chunk, Picture, decode_frame, split
-from .limits import MAX_OPEN_UPLOADS
+from .limits import MAX_NAME, MAX_OPEN_UPLOADS
 from .messages import (
     TERMINAL,
     Ack,
@@ -41,6 +41,7 @@ from .messages import (
     parse_from_server,
 )
 from .recipe import Recipe
+from .values import Fields
 from .version import VERSION
 
 
@@ -311,11 +312,9 @@ class ClientCore:
         if picture is None:
             return []
         if chunk.role == "preview":
-            header = chunk.header
-            numbers = [header.get(key) for key in ("index", "step", "total_steps")]
-            if not isinstance(header.get("job"), str) or not all(isinstance(number, int) for number in numbers):
-                return []
-            return [PreviewReady(header["job"], numbers[0], numbers[1], numbers[2], picture)]
+            read = Fields(chunk.header, "preview header")
+            index, step, total = (read.integer(key, 0, 2**31) for key in ("index", "step", "total_steps"))
+            return [PreviewReady(read.identifier("job", MAX_NAME), index, step, total, picture)]
         if chunk.role == "result":
             result = self._results.pop(chunk.id)
             if not self._is_new(result.seq):
@@ -326,8 +325,9 @@ class ClientCore:
         return []
 
     def _receive_error(self, error: WireError) -> list[Event]:
-        pending = self._pending.get(error.job or "")
-        if pending is None or error.job is None:
+        job = error.job or ""
+        pending = self._pending.get(job)
+        if pending is None:
             return [Refused(error)]
         if error.code is Code.BLOB_MISSING and pending.uploads < 3:
             # The server has evicted what we thought it knows: send those again, then the submit.
@@ -336,14 +336,14 @@ class ClientCore:
             self._known -= wanted
             pending.uploads += 1
             pending.sent = False
-            self._schedule(error.job)
+            self._schedule(job)
             return []
-        del self._pending[error.job]
+        del self._pending[job]
         if pending.cancelled:
-            return [JobState(State(0, error.job, "cancelled"))]
+            return [JobState(State(0, job, "cancelled"))]
         if error.code is Code.BLOB_MISSING:
-            error = WireError(error.code, error.message, "Generate again.", job=error.job, retryable=True)
-        return [JobState(State(0, error.job, "failed", error=error))]
+            error = WireError(error.code, error.message, "Generate again.", job=job, retryable=True)
+        return [JobState(State(0, job, "failed", error=error))]
 
     def _is_new(self, seq: int) -> bool:
         return seq > self._low and seq not in self._delivered

@@ -44,7 +44,7 @@ class Picture:
 
     @property
     def hash(self) -> str:
-        """blake2b-128 over format, extent and bytes, as 32 hexadecimal digits. Reads every byte: not for event loops."""
+        """blake2b-128 over format, extent and bytes, 32 hexadecimal digits. Reads every byte: not for event loops."""
         digest = hashlib.blake2b(f"{self.format}:{self.width}x{self.height}:".encode(), digest_size=16)
         digest.update(self.data)
         return digest.hexdigest()

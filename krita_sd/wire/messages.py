@@ -55,7 +55,7 @@ class Message:
 
 @dataclass(frozen=True)
 class PreviewWish:
-    """What previews a client wants: level, largest pixel count of one, and whether each must arrive (no overwriting)."""
+    """What previews a client wants: level, pixels of the largest, and whether each must arrive (none overwritten)."""
 
     level: str = "rgb"
     max_pixels: int = 1024 * 1024
