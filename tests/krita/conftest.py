@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Krita per test module, a clean set of documents per test, and evidence when something fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.krita.session import Session, install_plugin, missing_programs
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/krita" in str(item.path):
+            item.add_marker(pytest.mark.krita)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.when == "call" and report.failed:
+        session = getattr(item, "funcargs", {}).get("session")
+        if session is not None:
+            report.sections.append(("Krita", session.dump(re.sub(r"\W+", "-", item.name))))
+    return report
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    missing = missing_programs()
+    if missing:
+        pytest.skip("not installed: " + ", ".join(missing))
+    with Session(install_plugin) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def no_errors(session: Session) -> Iterator[None]:
+    """No uncaught exception in any slot, no forgotten dialog, no document left."""
+    session.run("ERRORS.clear()")
+    yield
+    assert session.eval("ERRORS") == []
+    session.run("close_all()")
+    session.wait("not K.documents()")

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a test may ask about Krita: documents, pixels, undo steps, widgets and where they are on the screen."""
+
+import hashlib
+import sys
+import time
+
+from krita import Krita
+
+if "PyQt6.QtCore" in sys.modules:
+    from PyQt6 import QtCore, QtWidgets
+else:
+    from PyQt5 import QtCore, QtWidgets
+
+CANVASES = ("KisQPainterCanvas", "KisOpenGLCanvas2")
+SRGB = "sRGB-elle-V2-srgbtrc.icc"
+
+
+def K():
+    return Krita.instance()
+
+
+def new_document(width, height, model="RGBA", depth="U8", profile="", name="test", show=True):
+    """A document as the painter's "New" would give it: one white background layer. Becomes the active one."""
+    doc = K().createDocument(width, height, name, model, depth, profile, 72.0)
+    if show:
+        K().activeWindow().addView(doc)
+    return doc
+
+
+def close_all():
+    """Without questions. `setModified` in an earlier turn: the flag is set asynchronously."""
+    for doc in K().documents():
+        doc.setBatchmode(True)
+        doc.waitForDone()
+        doc.setModified(False)
+        doc.close()
+
+
+def doc_by_name(name):
+    for doc in K().documents():
+        if doc.name() == name:
+            return doc
+    return None
+
+
+def idle(doc=None):
+    doc = doc or K().activeDocument()
+    if doc is None or not doc.tryBarrierLock():
+        return False
+    doc.unlock()
+    return True
+
+
+def digest(data):
+    return hashlib.blake2b(bytes(data), digest_size=16).hexdigest()
+
+
+def pixels(doc=None, x=0, y=0, w=None, h=None):
+    """The composite as the file would hold it, in hex; slow for big areas."""
+    doc = doc or K().activeDocument()
+    return bytes(doc.pixelData(x, y, w or doc.width(), h or doc.height())).hex()
+
+
+def doc_digest(doc=None):
+    doc = doc or K().activeDocument()
+    return digest(doc.pixelData(0, 0, doc.width(), doc.height()))
+
+
+def layers(doc=None):
+    """Bottom to top: name, type, visible, locked, colour model and depth; without the global selection."""
+    doc = doc or K().activeDocument()
+    return [
+        {
+            "name": n.name(),
+            "type": n.type(),
+            "visible": n.visible(),
+            "locked": n.locked(),
+            "space": n.colorModel() + "/" + n.colorDepth(),
+            "bounds": [n.bounds().x(), n.bounds().y(), n.bounds().width(), n.bounds().height()],
+        }
+        for n in doc.topLevelNodes()
+        if n.type() != "selectionmask"
+    ]
+
+
+def layer(name, doc=None):
+    doc = doc or K().activeDocument()
+    return doc.nodeByName(name)
+
+
+def undo_rows():
+    """The History docker's rows and the current one."""
+    for docker in K().dockers():
+        if docker.objectName() == "History":
+            view = docker.findChild(QtWidgets.QAbstractItemView)
+            model = view.model()
+            rows = [str(model.index(r, 0).data()) for r in range(model.rowCount())]
+            return {"rows": rows, "current": view.currentIndex().row()}
+    return None
+
+
+def selection_box(doc=None):
+    doc = doc or K().activeDocument()
+    s = doc.selection() if doc else None
+    return None if s is None or s.width() == 0 else [s.x(), s.y(), s.width(), s.height()]
+
+
+def _all(name):
+    return [w for w in QtWidgets.QApplication.allWidgets() if w.objectName() == name]
+
+
+def widget(name):
+    """The widget of that objectName, the visible one first; None when there is none."""
+    found = sorted(_all(name), key=lambda w: not w.isVisible())
+    return found[0] if found else None
+
+
+def widget_state(name):
+    """Everything a painter can see of it, and where it is on the screen."""
+    w = widget(name)
+    if w is None:
+        return None
+    corner = w.mapToGlobal(QtCore.QPoint(0, 0))
+    visible_part = w.visibleRegion().boundingRect()
+    state = {
+        "visible": w.isVisible() and not visible_part.isEmpty(),
+        "enabled": w.isEnabled(),
+        "focus": w.hasFocus(),
+        "x": corner.x(),
+        "y": corner.y(),
+        "width": w.width(),
+        "height": w.height(),
+        "class": w.metaObject().className(),
+        "tip": w.toolTip(),
+    }
+    for key in ("text", "toPlainText", "value", "maximum", "format", "currentText", "count", "isChecked", "title"):
+        reader = getattr(w, key, None)
+        if callable(reader):
+            try:
+                state[key] = reader()
+            except TypeError:
+                pass
+    return state
+
+
+def canvas_state():
+    """Corner and size of the active canvas on the screen, and the zoom."""
+    main = K().activeWindow().qwindow()
+    area = main.findChild(QtWidgets.QMdiArea)
+    sub = area.currentSubWindow() if area else None
+    if sub is None:
+        return None
+    for w in sub.findChildren(QtWidgets.QWidget):
+        if w.metaObject().className() in CANVASES:
+            corner = w.mapToGlobal(QtCore.QPoint(0, 0))
+            canvas = K().activeWindow().activeView().canvas()
+            return {
+                "x": corner.x(),
+                "y": corner.y(),
+                "width": w.width(),
+                "height": w.height(),
+                "zoom": canvas.zoomLevel(),
+                "rotation": canvas.rotation(),
+                "mirror": canvas.mirror(),
+                "class": w.metaObject().className(),
+                "focus": w.hasFocus(),
+            }
+    return None
+
+
+def dialogs():
+    """Visible top-level windows besides the main one."""
+    found = []
+    for w in QtWidgets.QApplication.topLevelWidgets():
+        if w.isVisible() and not isinstance(w, QtWidgets.QMainWindow):
+            texts = [c.text() for c in w.findChildren(QtWidgets.QLabel)][:8]
+            found.append({"class": w.metaObject().className(), "title": w.windowTitle(), "text": texts})
+    return found
+
+
+class BlockMeter(QtCore.QObject):
+    """Longest time between two turns of the event loop, in milliseconds, with a timer that wants one every 2 ms."""
+
+    def __init__(self):
+        super().__init__()
+        self.timer = QtCore.QTimer(self)
+        self.timer.timeout.connect(self.tick)
+        self.gaps = []
+
+    def start(self):
+        self.gaps = []
+        self.last = time.perf_counter()
+        self.timer.start(2)
+
+    def tick(self):
+        now = time.perf_counter()
+        self.gaps.append((now - self.last) * 1000)
+        self.last = now
+
+    def stop(self):
+        self.timer.stop()
+        gaps = sorted(self.gaps) or [0.0]
+        return {
+            "max": round(gaps[-1], 1),
+            "p99": round(gaps[int(len(gaps) * 0.99)], 1),
+            "p95": round(gaps[int(len(gaps) * 0.95)], 1),
+            "over16": sum(g > 16 for g in gaps),
+            "over33": sum(g > 33 for g in gaps),
+            "worst": [round(g, 1) for g in gaps[-8:]],
+            "turns": len(gaps),
+        }
+
+
+METER = BlockMeter()

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Starts a real Krita under its own X server with clean folders, talks to it, and takes everything down again."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTROL = Path(__file__).resolve().parent / "control"
+OUTPUT = ROOT / "tests" / "output"
+PROGRAMS = ("krita", "Xvfb", "openbox", "xdotool", "import")
+START_TIMEOUT = 90.0  # seconds; a first start with an empty data folder takes 13 to 50
+CALL_TIMEOUT = 20.0
+SCREEN = "1280x900x24"
+
+KRITARC = """CreateBackupFile=false
+AutoSaveInterval=0
+sessionOnStartup=0
+saveSessionOnQuit=false
+firstRun=false
+
+[python]
+enable_krita_test_control=true
+enable_krita_sd=true
+{disabled}
+[theme]
+Theme=Krita dark
+"""
+BUNDLED = (
+    "colorspace comics_project_management_tools documenttools exportlayers filtermanager lastdocumentsdocker "
+    "plugin_importer quick_settings_docker scripter tenbrushes tenscripts"
+)
+
+
+class Failure(AssertionError):
+    """Krita did not do what the test waited for; the text says what was seen."""
+
+
+def missing_programs() -> list[str]:
+    """What must be installed before these tests can run."""
+    return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL("libc.so.6", use_errno=True).prctl(1, signal.SIGKILL)
+
+
+def _spawn(args: list[str], env: dict[str, str], log: Path, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            args,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+            pass_fds=pass_fds,
+        )
+
+
+def _stop(process: subprocess.Popen[bytes] | None, sig: int = signal.SIGTERM, timeout: float = 5.0) -> None:
+    if process is None or process.poll() is not None:
+        return
+    process.send_signal(sig)
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class Session:
+    """One Krita with its X server and window manager. Use as a context manager.
+
+    plugin: called with the folder that contains `pykrita/` before Krita starts; installs the plugin under test.
+    env: additional variables for Krita (and so for the server it starts).
+    """
+
+    def __init__(self, plugin: Callable[[Path], None] | None = None, env: dict[str, str] | None = None) -> None:
+        self.work = Path(tempfile.mkdtemp(prefix="ksd-"))  # short: a socket path has 107 characters
+        self._plugin = plugin
+        self._extra = env or {}
+        self._socket: socket.socket | None = None
+        self._buffer = b""
+        self._next = 0
+        self.xvfb: subprocess.Popen[bytes] | None = None
+        self.openbox: subprocess.Popen[bytes] | None = None
+        self.krita: subprocess.Popen[bytes] | None = None
+        self.env: dict[str, str] = {}
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Session:
+        try:
+            self._folders()
+            self._start_x()
+            self._start_krita()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def resources(self) -> Path:
+        """Krita's resource folder: it contains `pykrita/`."""
+        return self.work / "data" / "krita"
+
+    @property
+    def state(self) -> Path:
+        """XDG_STATE_HOME of this session, where the plugin's server keeps its state."""
+        return self.work / "state"
+
+    def _folders(self, template: bool = True) -> None:
+        for name in ("home", "config", "cache", "run", "tmp", "state"):
+            (self.work / name).mkdir(mode=0o700)
+        if self._plugin is not None:
+            data = _template()
+            subprocess.run(["cp", "-a", "--reflink=auto", str(data), str(self.work / "data")], check=True)
+        pykrita = self.resources / "pykrita"
+        pykrita.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(CONTROL, pykrita, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        if self._plugin is not None:
+            self._plugin(self.resources)
+        off = "".join(f"enable_{name}=false\n" for name in BUNDLED.split())
+        (self.work / "config" / "kritarc").write_text(KRITARC.format(disabled=off))
+        (self.work / "config" / "kritadisplayrc").write_text("[General]\nOpenGLRenderer=none\n")
+
+    def _start_x(self) -> None:
+        read, write = os.pipe()
+        base = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(self.work / "home")}
+        args = ["Xvfb", "-displayfd", str(write), "-screen", "0", SCREEN, "-nolisten", "tcp", "-noreset"]
+        self.xvfb = _spawn(args, base, self.work / "xvfb.log", (write,))
+        os.close(write)
+        number = b""
+        while not number.endswith(b"\n"):  # number and newline come in two writes
+            got = os.read(read, 16)
+            if not got:
+                raise Failure("Xvfb did not start: " + (self.work / "xvfb.log").read_text())
+            number += got
+        os.close(read)
+        self.env = {
+            **base,
+            "DISPLAY": ":" + number.decode().strip(),
+            "XDG_CONFIG_HOME": str(self.work / "config"),
+            "XDG_DATA_HOME": str(self.work / "data"),
+            "XDG_CACHE_HOME": str(self.work / "cache"),
+            "XDG_STATE_HOME": str(self.state),
+            "XDG_RUNTIME_DIR": str(self.work / "run"),
+            "TMPDIR": str(self.work / "tmp"),
+            "QT_XCB_GL_INTEGRATION": "none",
+            "NO_AT_BRIDGE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+            "KRITA_TEST_SOCKET": str(self.work / "run" / "test.sock"),
+            **self._extra,
+        }
+        self.openbox = _spawn(["openbox", "--sm-disable"], self.env, self.work / "openbox.log")
+
+    def _start_krita(self) -> None:
+        self.krita = _spawn(["krita", "--nosplash"], self.env, self.work / "krita.log")
+        path = self.env["KRITA_TEST_SOCKET"]
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            if self.krita.poll() is not None:
+                raise Failure(f"Krita ended with {self.krita.returncode}:\n{self.log_tail()}")
+            try:
+                self._socket = socket.socket(socket.AF_UNIX)
+                self._socket.connect(path)
+                break
+            except OSError:
+                self._socket.close()
+                self._socket = None
+                if time.monotonic() > deadline:
+                    raise Failure(f"Krita did not start:\n{self.log_tail()}") from None
+                time.sleep(0.05)
+        ready = "K.activeWindow() is not None and K.activeWindow().qwindow().isVisible()"
+        self.wait(ready, max(5.0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """Quit Krita as a user would, kill it if it hangs, then the window manager, X and the folders."""
+        if self.krita is not None and self.krita.poll() is None:
+            try:
+                self.run("[d.setModified(False) for d in K.documents()]")
+                self.run("K.action('file_quit').trigger()")
+                self.krita.wait(15)
+            except (Failure, OSError, subprocess.TimeoutExpired):
+                self.krita.kill()
+                self.krita.wait()
+        if self._socket is not None:
+            self._socket.close()
+        _stop(self.openbox)
+        _stop(self.xvfb)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    # --- conversation -------------------------------------------------------------------------------------------
+
+    def _call(self, code: str, mode: str, timeout: float = CALL_TIMEOUT) -> Any:
+        assert self._socket is not None
+        self._next += 1
+        request = json.dumps({"id": self._next, "code": code, "mode": mode})
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.sendall(request.encode() + b"\n")
+            while True:
+                while b"\n" not in self._buffer:
+                    got = self._socket.recv(1 << 20)
+                    if not got:
+                        raise Failure(f"Krita closed the connection:\n{self.log_tail()}")
+                    self._buffer += got
+                line, self._buffer = self._buffer.split(b"\n", 1)
+                reply = json.loads(line)
+                if reply["id"] == self._next:  # answers to calls that timed out are dropped
+                    break
+        except TimeoutError:
+            raise Failure(f"no answer within {timeout:.0f} s to {code!r}\n{self.stack()}") from None
+        if not reply["ok"]:
+            raise Failure(f"{code}\n{reply['error']}")
+        return reply["result"]
+
+    def eval(self, code: str, timeout: float = CALL_TIMEOUT) -> Any:
+        """Value of an expression inside Krita (JSON types)."""
+        return self._call(code, "eval", timeout)
+
+    def run(self, code: str, timeout: float = CALL_TIMEOUT) -> None:
+        """Run statements inside Krita."""
+        self._call(code, "exec", timeout)
+
+    def wait(self, condition: str, timeout: float = CALL_TIMEOUT, what: str = "") -> Any:
+        """Poll every 30 ms until the expression is true; its value."""
+        deadline = time.monotonic() + timeout
+        while True:
+            value = self.eval(condition)
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                raise Failure(f"waited {timeout:.0f} s for {what or condition}")
+            time.sleep(0.03)
+
+    # --- evidence -----------------------------------------------------------------------------------------------
+
+    def stack(self) -> str:
+        """The Python stacks of a Krita that hangs, from its log."""
+        if self.krita is not None and self.krita.poll() is None:
+            self.krita.send_signal(signal.SIGUSR1)
+            time.sleep(0.5)
+        return self.log_tail()
+
+    def log_tail(self, lines: int = 60) -> str:
+        """The end of what Krita wrote to stdout and stderr."""
+        log = self.work / "krita.log"
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+
+    def screenshot(self, name: str) -> Path:
+        """The whole screen as tests/output/NAME.png."""
+        OUTPUT.mkdir(parents=True, exist_ok=True)
+        path = OUTPUT / f"{name}.png"
+        subprocess.run(["import", "-silent", "-window", "root", str(path)], env=self.env, check=False, timeout=30)
+        return path
+
+    def dump(self, name: str) -> str:
+        """Everything that explains a failure: a screenshot, open dialogs, the end of the logs."""
+        shot = self.screenshot(f"fail-{name}")
+        try:
+            seen = json.dumps(self.eval("{'dialogs': dialogs(), 'errors': ERRORS}"), indent=1)
+        except (Failure, OSError) as error:
+            seen = str(error)
+        logs = [self.log_tail()]
+        for path in sorted(self.state.rglob("*.log*")):
+            logs.append(f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-40:]))
+        return f"screenshot: {shot}\n{seen}\n" + "\n".join(logs)
+
+
+def _cache_folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"krita-sd-tests-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _krita_key() -> str:
+    binary = Path(shutil.which("krita") or "krita").resolve()
+    stat = binary.stat()
+    return hashlib.blake2b(f"{binary}:{stat.st_size}:{stat.st_mtime_ns}".encode(), digest_size=8).hexdigest()
+
+
+def _template() -> Path:
+    """A data folder with Krita's resource database already built: a first start costs 13 to 50 seconds, a copy none."""
+    folder = _cache_folder()
+    target = folder / f"data-{_krita_key()}"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            session = Session()
+            with session:
+                session.run("K.action('file_quit').trigger()")
+                assert session.krita is not None
+                session.krita.wait(30)
+                shutil.rmtree(session.resources / "pykrita")
+                part = target.with_suffix(".part")
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(session.work / "data", part)
+                part.rename(target)
+    return target
+
+
+def install_plugin(resources: Path) -> None:
+    """Install the plugin under test the way install.py does, for the interpreter that runs the tests."""
+    pykrita = resources / "pykrita"
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "krita_sd", pykrita / "krita_sd", dirs_exist_ok=True, ignore=skip)
+    for desktop in ROOT.glob("krita_sd/*.desktop"):
+        shutil.copy(desktop, pykrita / desktop.name)
+    (pykrita / "krita_sd" / "local.json").write_text(json.dumps({"python": sys.executable, "root": str(ROOT)}))
