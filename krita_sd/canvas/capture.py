@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..geometry import Bounds, Extent
+from ..qt import QtCore, tr
+from . import colour, host, previews
+
+log = logging.getLogger(__name__)
 
 VISIBLE = "visible"
 ACTIVE_LAYER = "active layer"
+BAND = 512
+"""Rows read per turn of the event loop."""
+
+_FAR = -(1 << 20)  # a coordinate where nobody paints: selected there means selected everywhere
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,90 @@ class Scene:
 
 def describe(doc: Any) -> Scene:
     """The scene of an open document."""
-    raise NotImplementedError
+    extent = Extent(doc.width(), doc.height())
+    selection = _Selection.of(doc)
+    bounds = selection.bounds(extent) if selection is not None else None
+    outside = bounds is not None and bounds.is_empty
+    node = doc.activeNode()
+    return Scene(
+        doc_id=host.document_id(doc),
+        name=str(doc.name() or doc.fileName()),
+        extent=extent,
+        selection=None if outside else bounds,
+        selection_empty=outside,
+        colour_model=doc.colorModel(),
+        depth=doc.colorDepth(),
+        profile=doc.colorProfile(),
+        resolution=float(doc.resolution()),
+        active_layer=str(node.name()) if node is not None else "",
+    )
+
+
+class _Selection:
+    """The painter's selection, whether global or a local selection mask of the active layer: 0..255 per pixel."""
+
+    def __init__(self, source: Any, box: tuple[int, int, int, int]) -> None:
+        self._source = source
+        self._box = box
+
+    @staticmethod
+    def of(doc: Any) -> _Selection | None:
+        """As Krita's own tools see it: the active layer's local selection goes before the global one."""
+        mask = _local_selection(doc)
+        if mask is not None:
+            rect = mask.bounds()
+            return _Selection(mask, (rect.x(), rect.y(), rect.width(), rect.height()))
+        source = doc.selection()
+        if source is None:
+            return None
+        box = (source.x(), source.y(), source.width(), source.height())
+        # For some milliseconds after a selection was drawn it exists, but is still empty.
+        if (box[2] == 0 or box[3] == 0) and not _everywhere(source):
+            return None
+        return _Selection(source, box)
+
+    def bounds(self, extent: Extent) -> Bounds:
+        """Of the selected pixels inside the canvas; empty when all of them lie outside."""
+        canvas = Bounds.of(extent)
+        # An inverted selection reaches to infinity and its box says nothing.
+        return canvas if _everywhere(self._source) else Bounds(*self._box).intersect(canvas)
+
+    def snapshot(self) -> _Selection:
+        """Unaffected by what the painter selects next, while bands are being read."""
+        duplicate = getattr(self._source, "duplicate", None)
+        return _Selection(duplicate(), self._box) if duplicate is not None else self
+
+    def pixels(self, x: int, y: int, width: int, height: int) -> bytes:
+        """grey8 of a rectangle anywhere."""
+        return bytes(self._source.pixelData(x, y, width, height))
+
+
+def _everywhere(source: Any) -> bool:
+    return bytes(source.pixelData(_FAR, _FAR, 1, 1)) == b"\xff"
+
+
+def _local_selection(doc: Any) -> Any | None:
+    node = doc.activeNode()
+    if node is None or node.parentNode() is None:
+        return None
+    owner = node if node.type() != "selectionmask" else node.parentNode()
+    if owner == doc.rootNode():
+        return None  # the global selection's own node
+    for child in owner.childNodes():
+        if child.type() == "selectionmask" and child.visible():
+            return child
+    return None
+
+
+def _paint_node(doc: Any) -> Any | None:
+    """The layer the painter works on: the active one, or the owner of an active mask; never a preview of ours."""
+    node = doc.activeNode()
+    while node is not None and node.type().endswith("mask"):
+        node = node.parentNode()
+    if node is not None and previews.is_preview(doc, node):
+        others = [n for n in doc.topLevelNodes() if not n.type().endswith("mask") and not previews.is_preview(doc, n)]
+        return others[-1] if others else None
+    return node
 
 
 class Capture:
@@ -48,7 +140,15 @@ class Capture:
     """
 
     def __init__(self, doc: Any, bounds: Bounds, source: str = VISIBLE, with_mask: bool = False) -> None:
-        raise NotImplementedError
+        self._doc = doc
+        self._bounds = bounds
+        self._source = source
+        self._with_mask = with_mask
+        self._cancelled = False
+        self._work: Iterator[None] | None = None
+        self._undo: list[Callable[[], None]] = []
+        self._picture: list[bytes] = []
+        self._mask: list[bytes] | None = None
 
     def start(self, done: Callable[[bytes, bytes | None], None], failed: Callable[[str], None]) -> None:
         """Begin. Exactly one of the two is called later, from the event loop, unless `cancel` comes first.
@@ -56,8 +156,116 @@ class Capture:
         done(picture, mask): bgra8 straight alpha sRGB, rows top-down without padding; grey8 (0..255) or None when
         with_mask is False or nothing is selected. failed(sentence): for the painter.
         """
-        raise NotImplementedError
+        self._done, self._failed = done, failed
+        self._work = self._steps()
+        QtCore.QTimer.singleShot(0, self._turn)
 
     def cancel(self) -> None:
         """Stop reading; neither callback comes any more."""
-        raise NotImplementedError
+        self._cancelled = True
+        self._clean_up()
+
+    def _turn(self) -> None:
+        if self._cancelled or self._work is None:
+            return
+        problem = ""
+        try:
+            if not host.is_open(self._doc):
+                problem = tr("The document was closed before it could be read.")
+            else:
+                next(self._work)
+                QtCore.QTimer.singleShot(0, self._turn)
+                return
+        except StopIteration:
+            pass
+        except (ValueError, RuntimeError, TypeError) as error:
+            log.exception("capture failed")
+            problem = tr("The picture could not be read from the document: ") + str(error)
+        self._work = None
+        self._clean_up()
+        if problem:
+            self._failed(problem)
+        else:
+            self._done(b"".join(self._picture), b"".join(self._mask) if self._mask is not None else None)
+
+    def _clean_up(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def _bands(self) -> Iterator[tuple[int, int]]:
+        for y in range(0, self._bounds.height, BAND):
+            yield y, min(BAND, self._bounds.height - y)
+
+    def _steps(self) -> Iterator[None]:
+        """One turn of the event loop between any two yields."""
+        if self._bounds.is_empty:
+            raise ValueError(tr("the area is empty"))
+        selection = _Selection.of(self._doc) if self._with_mask else None
+        if selection is not None:
+            selection = selection.snapshot()
+            self._mask = []
+        if self._source == ACTIVE_LAYER:
+            yield from self._read_layer()
+        else:
+            yield from self._read_composite()
+        if selection is not None and self._mask is not None:
+            b = self._bounds
+            for y, rows in self._bands():
+                self._mask.append(_checked(selection.pixels(b.x, b.y + y, b.width, rows), b.width * rows))
+                yield
+
+    def _read_composite(self) -> Iterator[None]:
+        doc, b = self._doc, self._bounds
+        hidden = previews.written(doc)
+        if hidden:
+            # Hiding a preview in the painter's document would flicker, and end a running stroke.
+            doc = doc.clone()
+            self._undo.append(lambda: colour.drop(doc))
+            for name in hidden:
+                node = doc.nodeByUniqueID(name)
+                if node is not None:
+                    node.setVisible(False)
+            doc.refreshProjection()
+            yield
+        plain = colour.is_plain(doc.colorModel(), doc.colorDepth(), doc.colorProfile())
+        for y, rows in self._bands():
+            if plain:
+                data = bytes(doc.pixelData(b.x, b.y + y, b.width, rows))
+            else:
+                data = colour.image_bytes(doc.projection(b.x, b.y + y, b.width, rows))
+            self._picture.append(_checked(data, b.width * rows * 4))
+            yield
+
+    def _read_layer(self) -> Iterator[None]:
+        node, b = _paint_node(self._doc), self._bounds
+        if node is None:
+            raise ValueError(tr("no layer is active"))
+        space = (node.colorModel(), node.colorDepth(), node.colorProfile())
+        size = colour.pixel_size(space[0], space[1])
+        if size == 0:
+            raise ValueError(tr("the colour model of the layer is not known: ") + space[0])
+        converter = None
+        if not colour.is_plain(*space):
+            converter = colour.Converter(b.width, b.height, *space)
+            self._undo.append(converter.close)
+        for y, rows in self._bands():
+            data = bytes(node.projectionPixelData(b.x, b.y + y, b.width, rows))
+            if not data:  # an empty group has no pixels
+                data = bytes(b.width * rows * size)
+            _checked(data, b.width * rows * size)
+            if converter is None:
+                self._picture.append(data)
+            else:
+                converter.feed(data, y, rows)
+            yield
+        if converter is not None:
+            converter.finish()
+            for y, rows in self._bands():
+                self._picture.append(converter.read(y, rows))
+                yield
+
+
+def _checked(data: bytes, size: int) -> bytes:
+    if len(data) != size:
+        raise ValueError(f"{len(data)} bytes instead of {size}")
+    return data

@@ -3,10 +3,35 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 from ..geometry import Bounds
 from ..qt import QtCore, Signal
+from . import colour, host, previews, watch
+from .layer import Layer, keep_active
+from .overlay import Overlay
+
+log = logging.getLogger(__name__)
+
+SHARE = 10
+"""Previews may take one part in so many of the GUI thread's time."""
+
+RETRY = 40  # milliseconds between two looks at a busy document
+HEARTBEAT = 400  # milliseconds between two looks whether the document is still open
+PATIENCE = 3.0
+"""Seconds that Apply or Discard wait for an idle document while the pen is up. The transform tool keeps it busy for
+as long as it is active; then the painter's click counts more."""
+
+
+class _Goal(Enum):
+    PREVIEW = "preview"
+    APPLY = "apply"
+    DISCARD = "discard"
+    FINISHED = "finished"
 
 
 class Placement(QtCore.QObject):
@@ -24,35 +49,303 @@ class Placement(QtCore.QObject):
 
     def __init__(self, doc: Any, bounds: Bounds, name: str, parent: Any = None) -> None:
         super().__init__(parent)
-        raise NotImplementedError
+        self._doc = doc
+        self._bounds = bounds
+        self._name = name
+        self._goal = _Goal.PREVIEW
+        self._parked = False
+        self._layer: Layer | None = None
+        self._overlay = Overlay(doc)
+        self._newest: bytes | None = None  # not yet begun to be written
+        self._writing: Iterator[None] | None = None
+        self._visible = True
+        self._stale = False  # the layer changed since the composite was last refreshed
+        self._cost = 0.0  # seconds spent on the preview in hand
+        self._begun = 0.0
+        self._not_before = 0.0
+        self._since: float | None = None  # when Apply or Discard first found the document busy
+        self._before: host.UndoList | None = None
+        self._mark: host.UndoList | None = None  # the undo list right after our layer came in
+        self._mark_due = False
+        self._ending: Iterator[int] | None = None
+        self._picture = b""
+        self._timer = QtCore.QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._turn)
+        watch.pen().pen_up.connect(self._wake)
+        watch.pen().pen_down_changed.connect(self._pen_changed)
+        self._wake()
+
+    # --- what actions call ----------------------------------------------------------------------------------------
 
     @property
     def is_parked(self) -> bool:
         """The document is closed; apply and discard do nothing but emit `parked`."""
-        raise NotImplementedError
+        return self._parked
 
     @property
     def is_finished(self) -> bool:
         """Applied, discarded or parked: further calls do nothing."""
-        raise NotImplementedError
+        return self._goal is _Goal.FINISHED
 
     def show_preview(self, picture: bytes, width: int, height: int) -> None:
         """Show bgra8 `picture` (bounds' size) when there is time; a newer one replaces one not yet shown."""
-        raise NotImplementedError
+        if self._goal is not _Goal.PREVIEW:
+            return
+        if (width, height) != self._bounds.extent or len(picture) != width * height * 4:
+            log.warning("preview of %dx%d for %s ignored", width, height, self._bounds)
+            return
+        self._newest = picture
+        self._visible = True
+        self._wake()
 
     def hide_preview(self) -> None:
         """Hide the layer without giving it up (the results strip toggles it); the next show_preview shows it."""
-        raise NotImplementedError
+        if self._goal is _Goal.PREVIEW:
+            self._visible = False
+            self._newest = None
+            self._wake()
 
     def apply(self, picture: bytes, name: str) -> None:
-        """Turn the preview layer into the result: bgra8 `picture` (bounds' size) in an unlocked layer `name`."""
-        raise NotImplementedError
+        """Turn the preview layer into the result: bgra8 `picture` (bounds' size) in an unlocked layer `name`.
+
+        Raises ValueError when the picture is not of bounds' size.
+        """
+        if len(picture) != self._bounds.width * self._bounds.height * 4:
+            raise ValueError("the picture does not fit the place it was made for")
+        self._picture = picture
+        self._end(_Goal.APPLY, self._apply_steps(name))
 
     def discard(self) -> None:
         """Take the preview away; Undo then acts on the painter's own last step."""
-        raise NotImplementedError
+        self._end(_Goal.DISCARD, self._discard_steps())
+
+    # --- turns of the event loop ----------------------------------------------------------------------------------
+
+    def _end(self, goal: _Goal, steps: Iterator[int]) -> None:
+        if self._parked:
+            self.parked.emit()
+        if self._goal is not _Goal.PREVIEW:
+            return
+        self._goal = goal
+        self._ending = steps
+        self._newest = self._writing = None
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._goal is not _Goal.FINISHED:
+            self._timer.start(0)
+
+    def _pen_changed(self, down: bool) -> None:
+        if down and self._goal is not _Goal.FINISHED:
+            self._wake()
+
+    def _turn(self) -> None:
+        if self._goal is _Goal.FINISHED:
+            return
+        if not host.is_open(self._doc):
+            self._park()
+            return
+        if self._mark_due:
+            self._take_mark()
+        if self._ending is None:
+            delay = self._preview_turn()
+        else:
+            delay = next(self._ending, -1)
+        if delay >= 0:
+            self._timer.start(delay)
+
+    def _park(self) -> None:
+        self._parked = True
+        self._finish()
+        self.parked.emit()
+
+    def _finish(self) -> None:
+        self._goal = _Goal.FINISHED
+        self._timer.stop()
+        self._overlay.close()
+        self._newest = self._writing = self._ending = None
+        watch.pen().pen_up.disconnect(self._wake)
+        watch.pen().pen_down_changed.disconnect(self._pen_changed)
+        if self._layer is not None:
+            previews.remove(self._doc, self._layer.id)
+            self._layer.release()
+
+    # --- previews -------------------------------------------------------------------------------------------------
+
+    def _preview_turn(self) -> int:
+        """One thing at most; milliseconds until the next turn."""
+        if self._layer is None:
+            if watch.may_touch(self._doc):
+                self._insert()
+                return 0
+            self._show_over_canvas()
+            return RETRY
+        if not self._layer.attached:  # the painter pressed Undo: not our turn to bring it back
+            self._overlay.hide()
+            return HEARTBEAT
+        if watch.pen().pen_down:
+            self._show_over_canvas()
+            return RETRY
+        if self._writing is None and self._newest is not None:
+            wait = self._not_before - time.monotonic()
+            if wait > 0:
+                return max(1, min(HEARTBEAT, round(wait * 1000)))
+            self._begin_write()
+        if self._writing is not None:
+            self._write_band()
+            return 0
+        if self._stale or self._layer.node.visible() != self._visible:
+            if not watch.may_touch(self._doc):
+                self._show_over_canvas()
+                return RETRY
+            self._refresh()
+            return 0 if self._newest is not None else HEARTBEAT
+        self._overlay.hide()
+        return HEARTBEAT
+
+    def _begin_write(self) -> None:
+        assert self._layer is not None and self._newest is not None
+        self._picture, self._newest = self._newest, None
+        self._writing = self._layer.write(self._picture)
+        self._begun, self._cost = time.monotonic(), 0.0
+
+    def _write_band(self) -> None:
+        assert self._layer is not None and self._writing is not None
+        start = time.monotonic()
+        if not self._stale:
+            previews.mark_written(self._doc, self._layer.id)
+        try:
+            next(self._writing)
+            self._stale = True
+        except StopIteration:
+            self._writing = None
+        self._cost += time.monotonic() - start
+
+    def _refresh(self) -> None:
+        assert self._layer is not None
+        start = time.monotonic()
+        if self._layer.node.visible() != self._visible:
+            self._layer.node.setVisible(self._visible)
+        self._doc.refreshProjection()
+        self._stale = False
+        self._overlay.hide()
+        self._cost += time.monotonic() - start
+        self._not_before = self._begun + SHARE * self._cost
+
+    def _show_over_canvas(self) -> None:
+        """The newest preview as a widget: nothing may touch the image now."""
+        if not self._visible:
+            self._overlay.hide()
+            return
+        picture = self._newest if self._newest is not None else self._picture if self._stale else None
+        if picture is not None:
+            self._overlay.show_picture(picture, self._bounds)
+
+    def _insert(self) -> None:
+        self._before = host.undo_list() if host.is_active(self._doc) else None
+        self._layer = Layer(self._doc, self._bounds, self._name)
+        previews.add(self._doc, self._layer.id)
+        self._layer.insert()
+        self._mark_due = self._before is not None
+
+    def _take_mark(self) -> None:
+        """Remember the undo list with our step on top; Krita adds the step a little after the layer."""
+        if not host.is_active(self._doc):
+            self._mark_due = False
+            return
+        now = host.undo_list()
+        if now is None or self._before is None or not host.is_idle(self._doc):
+            return
+        if now == self._before:
+            return
+        self._mark_due = False
+        older = now.steps[:-1]
+        kept = self._before.steps[: self._before.current + 1]
+        # A full undo list loses its oldest step when ours comes in.
+        if now.current == len(now.steps) - 1 and (older == kept or older[1:] == kept[2:]):
+            self._mark = now
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _busy(self) -> bool:
+        """Whether the document must be left alone a little longer."""
+        if watch.pen().pen_down:
+            self._since = None
+            return True
+        if host.is_idle(self._doc):
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+        return time.monotonic() - self._since < PATIENCE
+
+    def _apply_steps(self, name: str) -> Iterator[int]:
+        while self._busy():
+            self._overlay.show_picture(self._picture, self._bounds)
+            yield RETRY
+        if self._layer is None or not self._layer.attached:
+            if self._layer is not None:
+                previews.remove(self._doc, self._layer.id)
+            self._insert()
+            yield 0
+        layer = self._layer
+        assert layer is not None
+        for _ in layer.write(self._picture):
+            yield 0
+            while self._busy():
+                yield RETRY
+        while self._busy():
+            yield RETRY
+        node = layer.node
+        node.setName(name)
+        node.setLocked(False)
+        node.setVisible(True)
+        self._doc.refreshProjection()
+        self._finish()
+        self.applied.emit()
+
+    def _discard_steps(self) -> Iterator[int]:
+        self._overlay.hide()
+        layer = self._layer
+        if layer is None:
+            self._finish()
+            self.discarded.emit()
+            return
+        while self._busy():
+            yield RETRY
+        # Neither hiding nor emptying is an undo step: whatever brings the layer back later brings back nothing.
+        layer.node.setVisible(False)
+        for _ in layer.write(None):
+            yield 0
+            while self._busy():
+                yield RETRY
+        while self._busy():
+            yield RETRY
+        active = self._doc.activeNode()
+        if layer.attached and self._is_last_step() and host.trigger("edit_undo"):
+            deadline = time.monotonic() + 1.0
+            while layer.attached and time.monotonic() < deadline:
+                yield RETRY
+        if layer.attached:
+            layer.node.remove()
+        if active is not None and active != layer.node:
+            keep_active(self._doc, active)
+        self._doc.refreshProjection()
+        self._finish()
+        self.discarded.emit()
+
+    def _is_last_step(self) -> bool:
+        """Whether Undo would take exactly our layer out: the painter did nothing since it came in."""
+        return self._mark is not None and host.is_active(self._doc) and host.undo_list() == self._mark
 
 
 def open_as_document(picture: bytes, width: int, height: int, name: str) -> Any:
     """A new document with bgra8 `picture` as its layer `name`, shown: for results whose document was closed."""
-    raise NotImplementedError
+    doc = host.krita().createDocument(width, height, name, "RGBA", "U8", colour.SRGB, 72.0)
+    node = doc.topLevelNodes()[0]
+    node.setName(name)
+    node.setPixelData(picture, 0, 0, width, height)
+    doc.refreshProjection()
+    host.krita().activeWindow().addView(doc)
+    return doc

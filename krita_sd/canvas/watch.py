@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from ..qt import QtCore, Signal
+from ..qt import Qt, QtCore, QtWidgets, Signal
+from . import host
+
+_Event = QtCore.QEvent.Type
+_PRESS = (_Event.MouseButtonPress, _Event.MouseButtonDblClick)
+_STALE = 1.0  # seconds without an event of the pen after which a forgotten release is looked for
 
 
 class PenWatch(QtCore.QObject):
@@ -16,18 +22,86 @@ class PenWatch(QtCore.QObject):
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
-        raise NotImplementedError
+        self._mouse = False
+        self._tablet = False
+        self._seen = 0.0
+        self._watched: list[Any] = []
+        notifier = host.krita().notifier()
+        notifier.setActive(True)
+        notifier.viewCreated.connect(self._rescan_soon)
+        notifier.windowCreated.connect(self._rescan_soon)
+        self.rescan()
 
     @property
     def pen_down(self) -> bool:
         """Whether a stroke may be in progress."""
-        raise NotImplementedError
+        self._heal()
+        return self._mouse or self._tablet
 
     def rescan(self) -> None:
         """Follow canvases that appeared since the last call (new views do this by themselves)."""
-        raise NotImplementedError
+        present = host.canvas_widgets()
+        for canvas in present:
+            if not any(canvas is old for old in self._watched):
+                canvas.installEventFilter(self)
+        self._watched = present
+
+    def _rescan_soon(self, *_: Any) -> None:
+        # The canvas widget of a new view exists one turn later.
+        QtCore.QTimer.singleShot(0, self.rescan)
+
+    def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802 (Qt's name)
+        kind = event.type()
+        if kind in _PRESS:
+            self._set(mouse=True)
+        elif kind == _Event.MouseButtonRelease:
+            # buttons() is what is still held after this release.
+            self._set(mouse=event.buttons() != Qt.MouseButton.NoButton)
+        elif kind == _Event.TabletPress:
+            self._set(tablet=True)
+        elif kind == _Event.TabletRelease:
+            self._set(tablet=False)
+        elif kind in (_Event.MouseMove, _Event.TabletMove) and (self._mouse or self._tablet):
+            self._seen = time.monotonic()
+        return False
+
+    def _set(self, mouse: bool | None = None, tablet: bool | None = None) -> None:
+        before = self._mouse or self._tablet
+        self._mouse = self._mouse if mouse is None else mouse
+        self._tablet = self._tablet if tablet is None else tablet
+        self._seen = time.monotonic()
+        after = self._mouse or self._tablet
+        if after != before:
+            self.pen_down_changed.emit(after)
+            if not after:
+                self.pen_up.emit()
+
+    def _heal(self) -> None:
+        """A release can get lost (a dialog opened under the pen): without it nothing would ever be shown again."""
+        if not (self._mouse or self._tablet) or time.monotonic() - self._seen < _STALE:
+            return
+        held = QtWidgets.QApplication.mouseButtons() != Qt.MouseButton.NoButton
+        if self._mouse and not held:
+            self._set(mouse=False)
+        if self._tablet and not held and time.monotonic() - self._seen > 5 * _STALE:
+            # A pen that rests sends nothing, but its stroke keeps the document busy, which is asked besides.
+            self._set(tablet=False)
+
+
+_pen: PenWatch | None = None
 
 
 def pen() -> PenWatch:
     """The one watch of this Krita, made on first use: events of a canvas need no second filter."""
-    raise NotImplementedError
+    global _pen
+    if _pen is None:
+        _pen = PenWatch()
+    return _pen
+
+
+def may_touch(doc: Any) -> bool:
+    """Whether a node operation or `refreshProjection` now would end no stroke of the painter.
+
+    From Krita 5.2 on both end a running stroke and freeze for more than a second.
+    """
+    return not pen().pen_down and host.is_idle(doc)

@@ -182,13 +182,13 @@ class Session:
         while True:
             if self.krita.poll() is not None:
                 raise Failure(f"Krita ended with {self.krita.returncode}:\n{self.log_tail()}")
+            sock = socket.socket(socket.AF_UNIX)
             try:
-                self._socket = socket.socket(socket.AF_UNIX)
-                self._socket.connect(path)
+                sock.connect(path)
+                self._socket = sock
                 break
             except OSError:
-                self._socket.close()
-                self._socket = None
+                sock.close()
                 if time.monotonic() > deadline:
                     raise Failure(f"Krita did not start:\n{self.log_tail()}") from None
                 time.sleep(0.05)

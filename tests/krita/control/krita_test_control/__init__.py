@@ -22,7 +22,7 @@ else:
 
 from . import helpers
 
-ERRORS = []
+ERRORS: list[str] = []
 SPACE = {"K": Krita.instance(), "krita": krita, "QtCore": QtCore, "QtGui": QtGui, "QtWidgets": QtWidgets}
 SPACE["ERRORS"] = ERRORS
 

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One paint layer of ours: 8-bit sRGB in a document of any depth, written band by band, only where it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..geometry import Bounds
+from ..qt import QtCore
+from . import colour, host
+
+BAND = 512
+"""Rows written per turn of the event loop."""
+
+_STRIP = 64  # rows: how finely unchanged parts of a band are left out
+
+
+class Layer:
+    """A locked paint layer that holds pictures of exactly `bounds`.
+
+    `insert` is one undo step ("Add Layer"); nothing else here is one.
+    """
+
+    def __init__(self, doc: Any, bounds: Bounds, name: str) -> None:
+        self._doc = doc
+        self._bounds = bounds
+        self._scratch: Any = None
+        self._node = self._create(name)
+        self._node.setLocked(True)
+        self.id = self._node.uniqueId()
+        self.inserted = False
+        # What each band holds (None: transparent). Per band: a write may be given up half-way for a newer picture.
+        self._held: dict[int, bytes | None] = {}
+
+    def _create(self, name: str) -> Any:
+        doc = self._doc
+        if colour.is_plain(doc.colorModel(), doc.colorDepth(), doc.colorProfile()):
+            return doc.createNode(name, "paintlayer")
+        # Converting a node of a deep document is an undo step of its own, one that is born in 8 bit needs none.
+        self._scratch = colour.scratch_document(1, 1, "RGBA", "U8", colour.SRGB)
+        return self._scratch.createNode(name, "paintlayer")
+
+    @property
+    def attached(self) -> bool:
+        """Whether the layer is in the document now: Undo takes it out, Redo brings it back."""
+        return self.inserted and self._doc.nodeByUniqueID(self.id) is not None
+
+    @property
+    def node(self) -> Any:
+        """Krita's node. `==` compares it with others."""
+        return self._node
+
+    def insert(self) -> None:
+        """Put the layer on top; the painter's active layer stays active. Pen up and document idle, please."""
+        doc, active = self._doc, self._doc.activeNode()
+        doc.rootNode().addChildNode(self._node, None)
+        self.inserted = True
+        if self._scratch is not None:
+            colour.drop(self._scratch)
+            self._scratch = None
+        fresh = doc.nodeByUniqueID(self.id)
+        if fresh is not None:
+            self._node = fresh
+        keep_active(doc, active)
+
+    def write(self, picture: bytes | None) -> Iterator[None]:
+        """Write bgra8 `picture` (None: transparent) where it differs from what the layer holds.
+
+        One band per step of the iterator. The composite does not follow before `refreshProjection`.
+        """
+        b = self._bounds
+        row = b.width * 4
+        for y in range(0, b.height, BAND):
+            rows = min(BAND, b.height - y)
+            first, last = _changed(_part(self._held.get(y), y, rows, row), _part(picture, y, rows, row), row)
+            self._held[y] = picture
+            if first < last:
+                data = _part(picture, y + first, last - first, row)
+                if self._node.setPixelData(data, b.x, b.y + y + first, b.width, last - first) is False:
+                    raise ValueError("Krita refused the pixels")
+                yield
+
+    def release(self) -> None:
+        """Forget a layer that was never inserted."""
+        if self._scratch is not None:
+            colour.drop(self._scratch)
+            self._scratch = None
+
+
+def _part(picture: bytes | None, y: int, rows: int, row: int) -> bytes:
+    return bytes(rows * row) if picture is None else picture[y * row : (y + rows) * row]
+
+
+def _changed(old: bytes, new: bytes, row: int) -> tuple[int, int]:
+    """First and last + 1 row, in steps of strips, that differ; (0, 0) when nothing does."""
+    if old == new:
+        return 0, 0
+    strip = _STRIP * row
+    first = next(i for i in range(0, len(new), strip) if old[i : i + strip] != new[i : i + strip])
+    last = next(i for i in range(len(new), 0, -strip) if old[max(0, i - strip) : i] != new[max(0, i - strip) : i])
+    return first // row, last // row
+
+
+def keep_active(doc: Any, node: Any) -> None:
+    """Make `node` the active one again after a node operation.
+
+    Krita 5.1 and 5.2 activate a new node one turn later, so that restoring it at once would be overruled.
+    """
+
+    def restore() -> None:
+        if node is not None and host.is_open(doc) and doc.nodeByUniqueID(node.uniqueId()) is not None:
+            doc.setActiveNode(node)
+
+    QtCore.QTimer.singleShot(0, restore)
