@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One picture from one task: encode, sample, decode, each timed, checked and stoppable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+
+from server.diffusion.checks import in_float32, is_finite, nan_output
+from server.diffusion.features.masks import MaskChannels, MaskedChange, cell_sums
+from server.diffusion.model import LoadedModel, draw_noise, sample_latents, tensor_to_pixels
+from server.diffusion.sampling import Control, Denoised, Feature, denoise, no_control
+from server.diffusion.schedules import Schedule
+from server.diffusion.task import Cancelled, Output, Phase, Pixels, Step, Task
+
+OnPhase = Callable[[Phase], None]
+OnStep = Callable[[Step], None]
+
+
+@torch.inference_mode()
+def generate(
+    model: LoadedModel,
+    task: Task,
+    on_phase: OnPhase | None = None,
+    on_step: OnStep | None = None,
+    control: Control | None = None,
+) -> Output:
+    """Make the picture of `task`.
+
+    `on_phase` hears "encoding", "sampling" and "decoding" as they begin, `on_step` every executed step. `control` is
+    asked at every step and before the decode: "cancel" raises Cancelled, "finish" decodes the newest estimate and
+    gives `partial=True`. Raises WireError(bad_request, nan_output). Same model, task and machine: same bytes.
+    """
+    task.check(model.factor)
+    return _Job(model, task, on_phase, on_step, control or no_control).run()
+
+
+class _Job:
+    """The state of one call of `generate`."""
+
+    def __init__(
+        self, model: LoadedModel, task: Task, on_phase: OnPhase | None, on_step: OnStep | None, control: Control
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.on_phase = on_phase
+        self.on_step = on_step
+        self.control = control
+        self.ms: dict[str, float] = {}
+        self.reported = 0
+
+    def run(self) -> Output:
+        if self.task.image is not None and self.task.start_step == self.task.total_steps:
+            # Strength 0: a trip through the autoencoder would change what the painter asked to keep.
+            self._stop_if_cancelled()
+            return Output(self.task.image.copy(), 0, False, self.ms)
+        with ExitStack() as undo:
+            for feature in self._model_features():
+                undo.enter_context(feature)
+            with self._phase("encoding"):
+                self._stop_if_cancelled()
+                condition = self.model.condition(self.task)
+            with self._phase("sampling"):
+                result = self._sample_checked(condition)
+            self._stop_if_cancelled()
+            with self._phase("decoding"):
+                pixels = self._decode_checked(result.latents)
+        return Output(pixels, result.steps_run, result.partial, self.ms)
+
+    def _model_features(self) -> list[Feature]:
+        """Features that change the model itself for the time of the job."""
+        return []
+
+    def _sample_checked(self, condition: torch.Tensor) -> Denoised:
+        result = self._sample(condition)
+        if is_finite(result.latents):
+            return result
+        with in_float32(self.model.denoiser) as widened:
+            if widened:
+                result = self._sample(condition)
+        if not is_finite(result.latents):
+            raise nan_output("sampling")
+        return result
+
+    def _sample(self, condition: torch.Tensor) -> Denoised:
+        """Draw noise and run the loop. The order of draws is that of the diffusers pipelines: picture, noise, masked
+        picture, then the sampler's own.
+        """
+        model, task = self.model, self.task
+        generator = torch.Generator("cpu").manual_seed(task.seed)
+        schedule = Schedule(task.sampler, model.schedule_config, task.total_steps, task.start_step, model.device)
+        shape = torch.Size((1, model.latent_channels, task.height // model.factor, task.width // model.factor))
+        from_noise = task.image is None or (task.start_step == 0 and self._begins_with_noise())
+        original = None
+        if task.image is not None and self._needs_latents(from_noise):
+            original = sample_latents(model, task.image, generator)
+        noise = draw_noise(shape, generator, model.device)
+        if original is None or from_noise:
+            latents = noise * schedule.pure_noise_scale
+        else:
+            latents = schedule.noised(task.start_step, original, noise)
+        features = self._mask_features(schedule, original, noise, generator)
+
+        def predict(inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            return model.predict(inputs, timestep, condition, task.guidance)
+
+        with ExitStack() as undo:
+            for feature in features:
+                undo.enter_context(feature)
+            return denoise(schedule, latents, predict, generator, features, self.control, self._report)
+
+    def _begins_with_noise(self) -> bool:
+        return self.task.mask is not None if self.task.begin == "auto" else self.task.begin == "noise"
+
+    def _needs_latents(self, from_noise: bool) -> bool:
+        """Whether the picture's own latents are used: as the start, or to put back what may not change yet."""
+        if not from_noise:
+            return True
+        mask = self.task.mask
+        if mask is None:
+            return False
+        return not self.model.inpainting or bool(((mask > 0) & (mask < 255)).any())
+
+    def _mask_features(
+        self, schedule: Schedule, original: torch.Tensor | None, noise: torch.Tensor, generator: torch.Generator
+    ) -> list[Feature]:
+        model, task = self.model, self.task
+        features: list[Feature] = []
+        if model.inpainting:
+            features.append(self._mask_channels(generator))
+        if task.mask is not None and original is not None:
+            sums = cell_sums(torch.from_numpy(task.mask).to(model.device), model.factor)
+            features.append(MaskedChange(schedule, sums, model.factor, original, noise, not model.inpainting))
+        return features
+
+    def _mask_channels(self, generator: torch.Generator) -> MaskChannels:
+        """Mask and masked picture for a 9-channel model. Without a mask all of the picture is unknown to it."""
+        model, task = self.model, self.task
+        if task.image is None or task.mask is None:
+            pixels = np.zeros((task.height, task.width, 3), np.uint8)
+            selected = np.full((task.height, task.width), 255, np.uint8)
+        else:
+            pixels, selected = task.image, task.mask
+        known = sample_latents(model, pixels, generator, hole=selected > 0)
+        mask = cell_sums(torch.from_numpy(selected).to(model.device), model.factor) > 0
+        return MaskChannels(mask[None, None].to(torch.float32), known)
+
+    def _report(self, k: int, estimate: torch.Tensor) -> None:
+        # A retry in float32 runs the same steps again; progress never goes back.
+        if self.on_step is None or k <= self.reported:
+            return
+        self.reported = k
+        level = self.task.preview
+
+        def preview() -> Pixels | None:
+            return self.model.previewer.render(estimate, level)
+
+        self.on_step(Step(k, self.task.total_steps - self.task.start_step, k, preview))
+
+    def _decode_checked(self, latents: torch.Tensor) -> Pixels:
+        image = self.model.decode(latents)
+        if not is_finite(image):
+            with in_float32(self.model.autoencoder) as widened:
+                if widened:
+                    image = self.model.decode(latents)
+            if not is_finite(image):
+                raise nan_output("decoding")
+        return tensor_to_pixels(image)
+
+    def _stop_if_cancelled(self) -> None:
+        if self.control() == "cancel":
+            raise Cancelled
+
+    @contextmanager
+    def _phase(self, name: Phase) -> Iterator[None]:
+        if self.on_phase is not None:
+            self.on_phase(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ms[name] = (time.perf_counter() - start) * 1000.0

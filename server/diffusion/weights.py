@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading safetensors files: memory-mapped, one tensor at a time, every failure one plain sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from krita_sd.wire.errors import Code, WireError
+from server.diffusion.task import Cancelled
+
+Progress = Callable[[float], None]
+IsCancelled = Callable[[], bool]
+
+
+def corrupt(name: str) -> WireError:
+    """The file is not what it should be: cut off, overwritten, or not safetensors at all."""
+    return WireError(
+        Code.MODEL_CORRUPT, f"The model file {name} is damaged or incomplete.", "Download it again, or choose another."
+    )
+
+
+def incomplete(name: str, part: str) -> WireError:
+    """The file is readable and of the right kind, but weights are missing or do not fit together."""
+    return WireError(
+        Code.MODEL_CORRUPT,
+        f"The model {name} lacks weights of its {part}, or they do not fit together.",
+        "Download it again, or choose another.",
+    )
+
+
+def unsupported(name: str, why: str) -> WireError:
+    """A kind of model that this engine cannot run; `why` continues the sentence."""
+    return WireError(Code.MODEL_UNSUPPORTED, f"The model {name} cannot be used: {why}.", "Choose another model.")
+
+
+class TensorFiles:
+    """The tensors of one or more safetensors files under one set of names. A context manager; reads lazily.
+
+    Raises WireError(model_corrupt) for files that cannot be read.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+        self._stack = ExitStack()
+        self._homes: dict[str, tuple[Any, Path]] = {}
+        self.metadata: dict[str, str] = {}
+
+    def __enter__(self) -> TensorFiles:
+        for path in self._files:
+            try:
+                handle = self._stack.enter_context(safe_open(path, framework="pt", device="cpu"))
+                self.metadata.update(handle.metadata() or {})
+                self._homes.update((name, (handle, path)) for name in handle.keys())
+            except (SafetensorError, OSError, ValueError) as error:
+                self._stack.close()
+                raise corrupt(path.name) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def names(self) -> list[str]:
+        return list(self._homes)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor, from the headers alone."""
+        return {name: tuple(handle.get_slice(name).get_shape()) for name, (handle, _) in self._homes.items()}
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor on the CPU in its stored precision."""
+        handle, path = self._homes[name]
+        try:
+            return handle.get_tensor(name)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise corrupt(path.name) from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one tensor of a module comes from: a stored tensor, rows of it, and the shape it has in the module."""
+
+    name: str
+    rows: tuple[int, int] | None = None  # [first, last) of the stored tensor: packed q, k, v
+    transposed: bool = False
+
+
+@dataclass
+class Loader:
+    """Fills modules from files; knows how far it is and whether somebody gave up waiting."""
+
+    files: TensorFiles
+    model_name: str
+    dtype: torch.dtype
+    device: torch.device
+    progress: Progress | None
+    cancelled: IsCancelled | None
+    begin: float = 0.0
+    end: float = 1.0
+
+    def fill(self, module: Any, part: str, sources: Mapping[str, Source]) -> Any:
+        """Give a module made on the meta device its weights: exactly one source for each tensor it has.
+
+        Returns the module in eval mode on the device. Raises WireError(model_corrupt) when a tensor is missing or has
+        another shape, Cancelled when cancelled.
+        """
+        wanted = module.state_dict()
+        if set(wanted) - set(sources):
+            raise incomplete(self.model_name, part)
+        state: dict[str, torch.Tensor] = {}
+        for count, (name, empty) in enumerate(wanted.items()):
+            if self.cancelled is not None and self.cancelled():
+                raise Cancelled
+            state[name] = self._fetch(sources[name], tuple(empty.shape), part)
+            if self.progress is not None:
+                self.progress(self.begin + (self.end - self.begin) * (count + 1) / len(wanted))
+        module.load_state_dict(state, strict=True, assign=True)
+        # Tensors that are no weights (position ids) were made on the CPU; the weights are there already.
+        return module.to(self.device).eval().requires_grad_(False)
+
+    def _fetch(self, source: Source, shape: tuple[int, ...], part: str) -> torch.Tensor:
+        tensor = self.files.read(source.name)
+        if source.rows is not None:
+            tensor = tensor[source.rows[0] : source.rows[1]]
+        if source.transposed:
+            tensor = tensor.T
+        if tuple(tensor.shape) != shape:
+            squeezed = tuple(size for size in tensor.shape if size != 1)
+            # The autoencoder's attention is stored as 1x1 convolutions in original files and as matrices by diffusers.
+            if squeezed != tuple(size for size in shape if size != 1):
+                raise incomplete(self.model_name, part)
+            tensor = tensor.reshape(shape)
+        if not tensor.is_floating_point():
+            raise incomplete(self.model_name, part)
+        # A copy: a file that is replaced or truncated later must not change or crash a loaded model.
+        return tensor.to(device=self.device, dtype=self.dtype, copy=True).contiguous()
+
+
+def empty_module(make: Callable[[], Any]) -> Any:
+    """A module without memory for its weights; buffers that are not stored get their real values."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return make()
