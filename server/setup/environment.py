@@ -176,7 +176,8 @@ class Progress:
             self.tenths = 0
             package = " ".join(name.replace("%2B", "+").split("-")[:2])
             verb = "downloading" if match[1] == "Downloading" else "found"
-            self.say(f"{verb} {package}" + (f" ({match[3]})" if match[3] else ""))
+            size = match[3] if match[3] and not match[3].startswith("from ") else ""
+            self.say(f"{verb} {package}" + (f" ({size})" if size else ""))
         elif text.startswith("Installing collected packages:"):
             self.say(f"installing {text.count(',') + 1} packages")
 

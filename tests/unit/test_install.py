@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""install.py: the plugin's copy in Krita, the vendored library, the command line, the test command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.setup import SetupError, checks, vendor
+from server.setup.environment import Environment
+from server.setup.krita_places import Place, given_place
+from server.setup.plugin import install_plugin, pack, plugin_files, remove_plugin, version
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A small project of the real shape, with two files that belong nowhere near Krita."""
+    root = tmp_path / "checkout"
+    for name, text in {
+        "krita_sd/__init__.py": "",
+        "krita_sd/wire/version.py": 'VERSION = "7.8.9"\n',
+        "krita_sd/dock/panel.py": "x = 1\n",
+        "krita_sd/krita_sd.desktop": "[Desktop Entry]\nX-KDE-Library=krita_sd\nName=Krita SD\n",
+        "krita_sd/krita_sd.action": "<ActionCollection/>\n",
+        "krita_sd/dock/__pycache__/panel.pyc": "",
+        "krita_sd/local.json": "{}",
+    }.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Every path below `folder` with its bytes (None for folders)."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_install_twice_is_install_once_and_uninstall_leaves_nothing(checkout: Path, tmp_path: Path) -> None:
+    resources, settings = tmp_path / "data" / "krita", tmp_path / "config" / "kritarc"
+    (resources / "pykrita" / "other").mkdir(parents=True)
+    (resources / "pykrita" / "other.desktop").write_text("x")
+    settings.parent.mkdir()
+    settings.write_text("a=1\n")
+    before = snapshot(tmp_path)
+    place = Place("Krita", resources, settings)
+    made = install_plugin(checkout, Path("/env/bin/python"), place)
+    assert made == [str(resources / "actions")]
+    once = snapshot(tmp_path)
+    new = set(once) - set(before)
+    assert new == {
+        "data/krita/actions",
+        "data/krita/actions/krita_sd.action",
+        "data/krita/pykrita/krita_sd.desktop",
+        "data/krita/pykrita/krita_sd",
+        "data/krita/pykrita/krita_sd/__init__.py",
+        "data/krita/pykrita/krita_sd/dock",
+        "data/krita/pykrita/krita_sd/dock/panel.py",
+        "data/krita/pykrita/krita_sd/local.json",
+        "data/krita/pykrita/krita_sd/wire",
+        "data/krita/pykrita/krita_sd/wire/version.py",
+    }
+    local = json.loads(once["data/krita/pykrita/krita_sd/local.json"] or b"")
+    assert local == {"python": "/env/bin/python", "root": str(checkout), "version": "7.8.9"}
+    assert install_plugin(checkout, Path("/env/bin/python"), place) == []
+    assert snapshot(tmp_path) == once
+    assert remove_plugin(place, made)
+    assert snapshot(tmp_path) == before
+    assert not remove_plugin(place, made)
+
+
+def test_a_new_version_leaves_no_file_of_the_old_one(checkout: Path, tmp_path: Path) -> None:
+    place = Place("Krita", tmp_path / "krita", None)
+    install_plugin(checkout, Path("p"), place)
+    (checkout / "krita_sd/dock/panel.py").unlink()
+    (checkout / "krita_sd/dock/panel2.py").touch()
+    install_plugin(checkout, Path("p"), place)
+    assert [path.name for path in (tmp_path / "krita/pykrita/krita_sd/dock").iterdir()] == ["panel2.py"]
+    assert sorted(path.name for path in (tmp_path / "krita/pykrita").iterdir()) == ["krita_sd", "krita_sd.desktop"]
+
+
+def test_a_missing_kritarc_is_made_in_the_ordinary_place_only(checkout: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "c" / "kritarc"
+    install_plugin(checkout, Path("p"), Place("given", tmp_path / "krita", settings, make_kritarc=False))
+    assert not settings.exists()
+    place = Place("Krita", tmp_path / "krita2", settings)
+    made = install_plugin(checkout, Path("p"), place)
+    assert settings.read_text() == "[python]\nenable_krita_sd=true\n"
+    remove_plugin(place, made)
+    assert not settings.parent.exists() and not (tmp_path / "krita2").exists()
+
+
+def test_a_developers_link_is_replaced_not_followed(checkout: Path, tmp_path: Path) -> None:
+    pykrita = tmp_path / "krita" / "pykrita"
+    pykrita.mkdir(parents=True)
+    (pykrita / "krita_sd").symlink_to(checkout / "krita_sd", target_is_directory=True)
+    place = Place("Krita", tmp_path / "krita", None)
+    install_plugin(checkout, Path("p"), place)
+    assert not (pykrita / "krita_sd").is_symlink()
+    assert (checkout / "krita_sd/dock/panel.py").exists()
+    remove_plugin(place, [])
+    assert (checkout / "krita_sd/__init__.py").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "krita").write_text("a file in the way")
+    with pytest.raises(SetupError, match="could not be written"):
+        install_plugin(checkout, Path("p"), Place("Krita", tmp_path / "krita", None))
+    with pytest.raises(SetupError, match="is a file"):
+        given_place(tmp_path / "krita", "Linux", {}, tmp_path)
+
+
+def test_the_archive_is_what_kritas_importer_looks_for(checkout: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "dist" / "krita_sd.zip"
+    pack(checkout, archive)
+    names = zipfile.ZipFile(archive).namelist()
+    # The importer wants the folder's own entry, its __init__.py, and desktop and action files by name.
+    assert "krita_sd/" in names and "krita_sd/__init__.py" in names
+    assert "krita_sd.desktop" in names and "krita_sd.action" in names
+    assert not [name for name in names if "local.json" in name or "__pycache__" in name]
+
+
+IMPORTER = Path("/usr/share/krita/pykrita/plugin_importer/plugin_importer.py")
+
+
+@pytest.mark.skipif(not IMPORTER.exists(), reason="needs the importer of an installed Krita")
+def test_kritas_own_importer_takes_the_archive_of_this_project(tmp_path: Path) -> None:
+    archive, resources = tmp_path / "krita_sd.zip", tmp_path / "resources"
+    pack(ROOT, archive)
+    resources.mkdir()
+    subprocess.run([sys.executable, IMPORTER, archive, resources], check=True, capture_output=True)
+    imported = {path.relative_to(resources).as_posix() for path in resources.rglob("*") if path.is_file()}
+    assert imported == set(plugin_files(ROOT))
+
+
+def test_version_is_the_one_of_the_plugin() -> None:
+    from krita_sd.wire.version import VERSION
+
+    assert version(ROOT) == VERSION
+
+
+STRANGER = 'raise ImportError("another plugin\'s websockets was touched")\n'
+USE = """
+import sys
+sys.path[:0] = sys.argv[1:]
+import krita_sd._vendor.websockets as w
+import krita_sd._vendor.websockets.sync.client as client
+import krita_sd._vendor.websockets.asyncio.client
+from krita_sd._vendor.websockets import ConnectionClosed, Headers, serve, connect   # lazily imported names
+from krita_sd._vendor.websockets.sync.server import serve
+import threading
+assert not [name for name in sys.modules if name.split(".")[0] == "websockets"]
+with serve(lambda c: c.send(c.recv()), "127.0.0.1", 0, compression=None) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with client.connect("ws://127.0.0.1:%d" % server.socket.getsockname()[1], compression=None, proxy=None) as c:
+        c.send(b"x" * 300_000)
+        assert c.recv() == b"x" * 300_000
+assert not [name for name in sys.modules if name.split(".")[0] == "websockets"]
+print(w.__name__, w.__version__ if hasattr(w, "__version__") else "")
+"""
+
+
+@pytest.fixture(scope="module")
+def vendored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plugin folder with the pinned websockets: the checkout's copy, or fetched by the real pip."""
+    if vendor.is_there(ROOT / "krita_sd"):
+        return ROOT / "krita_sd"
+    plugin = tmp_path_factory.mktemp("vendored") / "krita_sd"
+    environment = Environment(Path(sys.prefix))
+    vendor.bring_websockets(environment, plugin, lambda _: None)
+    return plugin
+
+
+def test_installed_plugin_uses_its_own_websockets_only(vendored: Path, checkout: Path, tmp_path: Path) -> None:
+    shutil.copytree(vendored / "_vendor", checkout / "krita_sd" / "_vendor")
+    install_plugin(checkout, Path("p"), Place("Krita", tmp_path / "krita", None))
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "websockets.py").write_text(STRANGER)
+    subprocess.run(
+        [sys.executable, "-I", "-c", USE, str(stranger), str(tmp_path / "krita" / "pykrita")], check=True, timeout=60
+    )
+    assert "Copyright" in (tmp_path / "krita/pykrita/krita_sd/_vendor/websockets/LICENSE").read_text()
+
+
+def make_wheel(path: Path) -> str:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("websockets/__init__.py", "x = 1\n")
+        archive.writestr("websockets/speedups.so", b"binary")
+        archive.writestr("websockets-1.dist-info/licenses/LICENSE", "terms")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_only_the_pinned_wheel_is_unpacked(tmp_path: Path) -> None:
+    wheel, plugin = tmp_path / "websockets-1-py3-none-any.whl", tmp_path / "krita_sd"
+    right = make_wheel(wheel)
+    with pytest.raises(SetupError, match="is not the file that was pinned"):
+        vendor.unpack(wheel, plugin)
+    assert not plugin.exists() or list(plugin.iterdir()) == []
+    vendor.unpack(wheel, plugin, right)
+    assert snapshot(plugin / "_vendor/websockets") == {"__init__.py": b"x = 1\n", "LICENSE": b"terms"}
+    assert not vendor.is_there(plugin), "another wheel than the pinned one does not count"
+    assert [path.name for path in plugin.iterdir()] == ["_vendor"]
+
+
+def run_install(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "install.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | (env or {}),
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--torch", "gpu"], ["--nonsense"], ["--zip", "--test"], ["--krita", "5.2"], ["--krita-dir"]]
+)
+def test_bad_arguments_end_with_two(arguments: list[str]) -> None:
+    done = run_install(*arguments)
+    assert done.returncode == 2 and "error:" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_another_krita_is_refused_in_one_sentence() -> None:
+    done = run_install("--test", "--krita", "all")
+    assert done.returncode == 1
+    assert done.stderr.startswith("install.py: Only the installed Krita") and done.stderr.count("\n") == 1
+
+
+def test_help_names_every_option() -> None:
+    text = run_install("--help").stdout
+    for option in ("--torch", "--krita-dir", "--open", "--zip", "--test", "--uninstall", "--krita"):
+        assert option in text
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Callable[[str, str | None], checks.Outcome]:
+    def run(code: str, report: str | None = None) -> checks.Outcome:
+        target = tmp_path / "report.xml"
+        command = f"import pathlib, time\n{code}\n"
+        if report is not None:
+            command = f"import pathlib\npathlib.Path({str(target)!r}).write_text({report!r})\n{code}"
+        chosen = checks.Stage("s", [sys.executable, "-c", command], target if report is not None else None)
+        return checks.run(chosen, tmp_path, limit=5)
+
+    return run
+
+
+REPORT = '<testsuites><testsuite tests="9" failures="2" errors="1" skipped="1"/></testsuites>'
+
+
+def test_stages_are_counted(stage: Callable[..., checks.Outcome]) -> None:
+    good = stage("pass")
+    assert (good.ok, good.passed, good.failed) == (True, 0, 0)
+    bad = stage("raise SystemExit(3)")
+    assert (bad.ok, bad.failed) == (False, 1)
+    tested = stage("raise SystemExit(1)", REPORT)
+    assert (tested.ok, tested.passed, tested.failed, tested.skipped) == (False, 5, 3, 1)
+
+
+def test_a_stage_without_any_test_has_failed(stage: Callable[..., checks.Outcome]) -> None:
+    empty = stage("", '<testsuite tests="0" failures="0" errors="0" skipped="0"/>')
+    assert (empty.ok, empty.failed) == (False, 1)
+    skipped = stage("", '<testsuite tests="2" failures="0" errors="0" skipped="2"/>')
+    assert not skipped.ok
+
+
+def test_a_stage_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    mark = tmp_path / "alive"
+    child = (
+        f"import time, pathlib\nfor i in range(200):\n time.sleep(.05); pathlib.Path({str(mark)!r}).write_text(str(i))"
+    )
+    code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(60)"
+    outcome = checks.run(checks.Stage("s", [sys.executable, "-c", code]), tmp_path, limit=2)
+    assert not outcome.ok and outcome.seconds < 30
+    last = mark.read_text() if mark.exists() else ""
+    import time
+
+    time.sleep(0.5)
+    assert (mark.read_text() if mark.exists() else "") == last
+
+
+def test_every_room_of_tests_is_run() -> None:
+    names = [stage.name for stage in checks.stages(ROOT, Path("python"), Path("out"))]
+    assert names == ["format", "lint", "types", "unit", "wire", "engine", "server", "krita"]
+    assert {path.name for path in (ROOT / "tests").iterdir() if list(path.glob("test_*.py"))} <= set(names)
