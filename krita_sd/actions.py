@@ -1,0 +1,467 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a button or shortcut does: the one place where dock, jobs, canvas and link meet."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from krita_sd import job_events as ev
+from krita_sd import pictures, plan, view
+from krita_sd import settings as store
+from krita_sd.canvas import capture, host, place
+from krita_sd.jobs import JobTable
+from krita_sd.link import Draft, Link, LinkState, PreviewWaiting, Target
+from krita_sd.qt import QtCore, Signal
+from krita_sd.server_process import start_or_find
+from krita_sd.wire import client
+from krita_sd.wire.errors import Code, WireError
+from krita_sd.wire.frames import Picture
+from krita_sd.wire.messages import PreviewWish
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 250
+"""How often the docker looks at the document: selection and size decide what the button says."""
+
+SAVE_MS = 1000
+PREVIEW_PIXELS = 512 * 512
+"""Largest preview asked for; it is scaled to the region here."""
+
+_HOPELESS = (Code.UNAUTHORIZED, Code.VERSION, Code.INTERNAL, Code.UNSUPPORTED, Code.BAD_REQUEST)
+
+
+def guarded(method: Callable[..., Any]) -> Callable[..., None]:
+    """A slot that never raises: Krita answers an exception with a modal dialog; we log it and say it in the docker."""
+
+    @functools.wraps(method)
+    def run(self: Actions, *arguments: Any, **named: Any) -> None:
+        try:
+            method(self, *arguments, **named)
+        except WireError as error:
+            self.say(str(error), True)
+        except Exception as error:  # the last line of defence before Krita's dialog
+            log.exception("%s", method.__name__)
+            self.say(f"Something went wrong in the plugin ({type(error).__name__}: {error}).", True)
+
+    return run
+
+
+@dataclass(frozen=True)
+class _ResultWithThumbnail:
+    ready: client.ResultReady
+    thumbnail: Any
+
+
+class Actions(QtCore.QObject):
+    """All that the dockers of this Krita share. `view` and `settings` are what they draw after `changed`."""
+
+    changed = Signal()
+    _arrived = Signal(object)
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__()
+        self._folder = folder or _data_folder()
+        self.settings = store.load(self._folder / "settings.json")
+        self.table = JobTable()
+        self.models: tuple[dict[str, Any], ...] = ()
+        self.view = view.View()
+        self._scene: capture.Scene | None = None
+        self._documents: dict[str, Any] = {}
+        self._placements: dict[str, place.Placement] = {}
+        self._captures: dict[str, capture.Capture] = {}
+        self._thumbnails: dict[str, Any] = {}
+        self._notice: tuple[str, bool] = ("", False)
+        self._connection = LinkState("stopped", "Not connected.")
+        self._dockers: list[Any] = []
+        self._started = False
+        core = client.ClientCore(
+            self.settings.session,
+            "krita",
+            last_seq=self.settings.last_seq,
+            instance=self.settings.instance,
+        )
+        self._link = Link(core, self._locate, self._emit, pictures.scaled)
+        # Queued by Qt: emitted in the link's thread, received in the GUI's.
+        self._arrived.connect(self._receive, QtCore.Qt.ConnectionType.QueuedConnection)
+        self._poll = QtCore.QTimer(self, interval=POLL_MS)
+        self._poll.timeout.connect(self._look)
+        self._saver = QtCore.QTimer(self, interval=SAVE_MS, singleShot=True)
+        self._saver.timeout.connect(self._save)
+        self._redraw = QtCore.QTimer(self, interval=0, singleShot=True)
+        self._redraw.timeout.connect(self._refresh)
+        self._refresh()
+
+    # What the painter does -------------------------------------------------------------------------------------------
+
+    @guarded
+    def generate(self) -> None:
+        """Start a job for the active document, bound to it and to its rectangle from here on."""
+        self.say("")
+        self._start()
+        doc = host.krita().activeDocument()
+        if doc is None:
+            raise WireError(Code.BAD_REQUEST, "There is no document.", "Open or create one first.")
+        if self._connection.kind == "waiting" and self._connection.code in _HOPELESS:
+            self._link.reconnect()
+            raise WireError(self._connection.code, self._connection.text, self._connection.hint)
+        scene = capture.describe(doc)
+        if scene.selection_empty:
+            raise WireError(Code.BAD_REQUEST, "The selection lies outside the canvas.", "Select something on it.")
+        if not self.settings.seed_fixed:
+            self.change(seed=plan.draw_seed())
+        entry = view.model_entry(self.models, self.settings.model)
+        made = plan.make(self.settings, entry, scene.extent, scene.selection, self.settings.seed)
+        job = uuid.uuid4().hex
+        self._documents[scene.doc_id] = doc
+        self._feed(ev.Created(job, scene.doc_id, made.bounds, made.recipe, self.settings.count))
+        if made.kind == "txt2img":
+            self._submit(job, None, None)
+            return
+        reader = capture.Capture(doc, made.bounds, self.settings.source, made.kind == "inpaint")
+        self._captures[job] = reader
+        reader.start(lambda picture, mask: self._captured(job, picture, mask), lambda text: self._unread(job, text))
+
+    @guarded
+    def cancel(self) -> None:
+        """Cancel the current job; it leaves no trace."""
+        job = self.table.current
+        if job is None:
+            return
+        self._link.cancel(job.id)
+        reader = self._captures.pop(job.id, None)
+        if reader is not None:
+            reader.cancel()
+        self._feed(ev.CancelPressed(job.id))
+
+    @guarded
+    def keep(self) -> None:
+        """Stop the current job and keep what is there."""
+        job = self.table.current
+        if job is None or not job.can_keep:
+            return
+        self._link.finish(job.id)
+        self._feed(ev.KeepPressed(job.id))
+
+    @guarded
+    def apply(self) -> None:
+        """Make the selected result a layer of the document it was made for."""
+        result = self.table.current_result
+        if result is None or result.applied:
+            return
+        name = plan.layer_name(result.recipe)
+        placement = self._placement(result.job)
+        if placement is None:
+            self._open_parked(result.key)
+            return
+        placement.apply(result.picture.data, name)
+        # Said before it is done: from here on the layer is the painter's, and nothing may withdraw it.
+        self._placements.pop(result.job, None)
+        placement.parked.connect(lambda key=result.key: self._open_parked(key))
+        self._feed(ev.Applied(result.key))
+
+    @guarded
+    def discard(self) -> None:
+        """Drop the selected result."""
+        if self.table.selected is not None:
+            self._feed(ev.Discarded(self.table.selected))
+
+    @guarded
+    def pick(self, key: str) -> None:
+        """Choose a result and show it on the canvas."""
+        self._feed(ev.Picked(key))
+
+    @guarded
+    def toggle_shown(self) -> None:
+        """Take the selected result off the canvas, or put it there."""
+        result = self.table.current_result
+        if result is None:
+            return
+        shown = result.job in self.table.stage.values()
+        self._feed(ev.Hidden(result.key) if shown else ev.Picked(result.key))
+
+    def next_result(self) -> None:
+        self._step(1)
+
+    def previous_result(self) -> None:
+        self._step(-1)
+
+    @guarded
+    def _step(self, direction: int) -> None:
+        key = self.table.neighbour(direction)
+        if key is not None:
+            self._feed(ev.Picked(key))
+
+    @guarded
+    def focus_prompt(self) -> None:
+        for docker in self._dockers:
+            docker.focus_prompt()
+            return
+
+    @guarded
+    def rescan(self) -> None:
+        """Look for models again, and for the server if there is none."""
+        self._start()
+        if self.table.connected:
+            self._link.list_models(rescan=True)
+        else:
+            self._link.reconnect()
+
+    def change(self, **changes: Any) -> None:
+        """Change settings; another server is connected to at once."""
+        before = self.settings
+        self.settings = self.settings.replace(**changes)
+        if self.settings == before:
+            return
+        if (before.server_uri, before.server_token) != (self.settings.server_uri, self.settings.server_token):
+            self._link.reconnect()
+        self._saver.start()
+        self._redraw.start()
+
+    def change_params(self, **changes: Any) -> None:
+        """Change what is remembered per model."""
+        self.change(models=self.settings.with_params(**changes).models)
+
+    def thumbnail(self, key: str) -> Any:
+        return self._thumbnails.get(key)
+
+    # Life ------------------------------------------------------------------------------------------------------------
+
+    @guarded
+    def wake(self, docker: Any) -> None:
+        """A docker is visible: connect, and look at the document."""
+        if docker not in self._dockers:
+            self._dockers.append(docker)
+            if not self.settings.seen:
+                # A new docker may start behind a tab; once, it comes to the front.
+                docker.raise_()
+                self.change(seen=True)
+        self._start()
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._link.start()
+            self._poll.start()
+
+    def stop(self) -> None:
+        """Krita quits: save, and end the thread. The server follows by itself."""
+        self._poll.stop()
+        self._saver.stop()
+        self._save()
+        if self._started:
+            self._link.stop()
+        self._save()
+
+    def document_changed(self) -> None:
+        """Another view is active."""
+        self._redraw.start()
+        self._look()
+
+    @guarded
+    def _look(self) -> None:
+        for key, doc in list(self._documents.items()):
+            if not host.is_open(doc):
+                del self._documents[key]
+                self._feed(ev.DocumentClosed(key))
+        doc = host.krita().activeDocument()
+        scene = capture.describe(doc) if doc is not None else None
+        if scene != self._scene:
+            self._scene = scene
+            self._redraw.start()
+
+    def say(self, text: str, is_error: bool = False) -> None:
+        """Show one sentence in the status line; "" returns it to the connection."""
+        if (text, is_error) != self._notice:
+            self._notice = (text, is_error)
+            self._redraw.start()
+
+    def _refresh(self) -> None:
+        text, is_error = self._notice
+        if not text:
+            text = f"{self._connection.text} {self._connection.hint}".strip()
+            is_error = self._connection.kind == "waiting"
+        scene = self._scene
+        self.view = view.make(
+            self.table,
+            self.settings,
+            self.models,
+            status=text,
+            status_is_error=is_error,
+            extent=scene.extent if scene is not None else None,
+            selection=scene.selection if scene is not None else None,
+        )
+        self.changed.emit()
+
+    def _save(self) -> None:
+        instance, seq = self._link.position
+        self.settings = self.settings.replace(instance=instance, last_seq=seq)
+        store.save(self._folder / "settings.json", self.settings)
+
+    # From canvas to link ---------------------------------------------------------------------------------------------
+
+    @guarded
+    def _captured(self, job_id: str, picture: bytes, mask: bytes | None) -> None:
+        self._captures.pop(job_id, None)
+        job = self.table.jobs[job_id]
+        if not job.active:
+            return
+        if job.recipe.kind == "inpaint" and mask is None:
+            self._unread(job_id, "Nothing is selected any more.")
+            return
+        size = job.bounds.width, job.bounds.height
+        self._submit(job_id, Picture("bgra8", *size, picture), Picture("grey8", *size, mask) if mask else None)
+
+    @guarded
+    def _unread(self, job_id: str, text: str) -> None:
+        self._captures.pop(job_id, None)
+        self._feed(ev.JobFailed(job_id, WireError(Code.BAD_REQUEST, text)))
+
+    def _submit(self, job_id: str, image: Picture | None, mask: Picture | None) -> None:
+        job = self.table.jobs[job_id]
+        wish = PreviewWish(self.settings.previews, PREVIEW_PIXELS)
+        self._link.submit(Draft(job_id, job.recipe, image, mask, job.count, previews=wish))
+        self._feed(ev.Captured(job_id))
+
+    # From link to canvas ---------------------------------------------------------------------------------------------
+
+    def _locate(self, report: Callable[[LinkState], None], stopping: Any) -> Target:
+        """In the link's thread: the server of the settings, or the one of this machine."""
+        settings = self.settings
+        if settings.server_uri:
+            return Target(settings.server_uri, settings.server_token, "The server")
+        running = start_or_find(lambda text: report(LinkState("starting", text)), stopping)
+        return Target(running.uri, running.token, "The server on this machine")
+
+    def _emit(self, event: Any) -> None:
+        """In the link's thread: codecs here, then over to the GUI thread."""
+        if isinstance(event, client.ResultReady):
+            event = _ResultWithThumbnail(event, pictures.thumbnail(event.picture))
+        self._arrived.emit(event)
+
+    @guarded
+    def _receive(self, event: Any) -> None:
+        if isinstance(event, PreviewWaiting):
+            self._preview(event.job)
+        elif isinstance(event, client.JobState):
+            state = event.state
+            self._feed(
+                ev.StateChanged(state.job, ev.Phase(state.state), state.index, state.step, state.total, state.error)
+            )
+        elif isinstance(event, client.JobProgress):
+            at = event.progress
+            self._feed(ev.Progress(at.job, ev.Phase(at.state), at.index, at.step, at.total))
+        elif isinstance(event, _ResultWithThumbnail):
+            self._result(event)
+        elif isinstance(event, LinkState):
+            self._connection = event
+            if event.kind != "connected":
+                self._feed(ev.Disconnected())
+        elif isinstance(event, client.Connected):
+            self._connected(event)
+        elif isinstance(event, client.ModelsListed):
+            self.models = event.models
+        elif isinstance(event, client.JobLost):
+            self._feed(ev.Connected(lost=frozenset((event.job,))))
+        elif isinstance(event, client.Refused):
+            self._refused(event.error)
+        self._redraw.start()
+
+    def _connected(self, event: client.Connected) -> None:
+        welcome = event.welcome
+        self.models = welcome.models
+        device = str(welcome.device.get("name") or welcome.device.get("kind") or "unknown device")
+        where = self.settings.server_uri or "this machine"
+        self._connection = LinkState("connected", f"Connected to {where}: {device}.")
+        known = frozenset(str(job.get("job")) for job in welcome.jobs)
+        self._feed(ev.Connected(known, frozenset(welcome.lost), welcome.resumed))
+        self._saver.start()
+
+    def _refused(self, error: WireError) -> None:
+        if error.job is not None and error.job in self.table.jobs:
+            self._feed(ev.JobFailed(error.job, error))
+        else:
+            self.say(str(error), True)
+
+    def _preview(self, job: str) -> None:
+        # Taken in any case: as long as one waits, the link does not tell of the next.
+        ready = self._link.take_preview(job)
+        if ready is not None:
+            self._feed(ev.PreviewArrived(job, ready.index, ready.step, ready.picture))
+
+    def _result(self, event: _ResultWithThumbnail) -> None:
+        result, picture = event.ready.result, event.ready.picture
+        self._thumbnails[f"{result.job}:{result.index}"] = event.thumbnail
+        self._feed(ev.ResultArrived(result.job, result.index, result.recipe, picture, result.partial))
+        self._link.stored(result.seq)
+        self._saver.start()
+
+    def _feed(self, event: Any) -> None:
+        """One event into the table, its effects onto the canvas."""
+        for effect in self.table.feed(event):
+            self._perform(effect)
+        failed = event if isinstance(event, (ev.StateChanged, ev.JobFailed)) else None
+        job = self.table.jobs.get(failed.job) if failed is not None else None
+        if job is not None and job.phase is ev.Phase.FAILED and job.error is not None:
+            self.say(str(job.error), True)
+        self._redraw.start()
+
+    def _perform(self, effect: ev.Effect) -> None:
+        match effect:
+            case ev.Prepare(job):
+                self._placement(job)
+            case ev.ShowPreview(job, picture):
+                self._show(job, picture)
+            case ev.ShowResult(key):
+                result = self.table.results[key]
+                self._show(result.job, result.picture)
+            case ev.Withdraw(job):
+                placement = self._placements.pop(job, None)
+                if placement is not None:
+                    placement.discard()
+            case ev.Forget(key):
+                self._thumbnails.pop(key, None)
+
+    def _show(self, job: str, picture: Picture) -> None:
+        placement = self._placement(job)
+        if placement is not None:
+            placement.show_preview(picture.data, picture.width, picture.height)
+
+    def _placement(self, job_id: str) -> place.Placement | None:
+        """The job's place in its document, made when there is none; None when the document is closed."""
+        placement = self._placements.get(job_id)
+        if placement is not None and not placement.is_finished:
+            return placement
+        job = self.table.jobs.get(job_id)
+        doc = self._documents.get(job.document) if job is not None else None
+        if job is None or doc is None or not host.is_open(doc):
+            return None
+        placement = place.Placement(doc, job.bounds, f"Krita SD: {plan.layer_name(job.recipe)}", self)
+        for finished in (placement.applied, placement.discarded, placement.parked):
+            finished.connect(placement.deleteLater)
+        self._placements[job_id] = placement
+        return placement
+
+    @guarded
+    def _open_parked(self, key: str) -> None:
+        """The document of this result is closed: it becomes a document of its own."""
+        result = self.table.results.get(key)
+        if result is None:
+            return
+        picture = result.picture
+        place.open_as_document(picture.data, picture.width, picture.height, plan.layer_name(result.recipe))
+        self._feed(ev.Applied(key))
+        self.say("The document of this result is closed; it was opened as a new one.")
+
+
+def _data_folder() -> Path:
+    """Where Krita keeps its resources; ours in a folder below."""
+    override = os.environ.get("KRITA_SD_SETTINGS")
+    location = QtCore.QStandardPaths.StandardLocation.AppDataLocation
+    return Path(override or Path(QtCore.QStandardPaths.writableLocation(location)) / "krita_sd")

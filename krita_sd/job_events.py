@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What happens to jobs (events), and what the canvas has to do about it (effects): the alphabet of `jobs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from krita_sd.geometry import Bounds
+from krita_sd.wire.errors import WireError
+from krita_sd.wire.recipe import Recipe
+
+
+class Phase(str, Enum):
+    """Where a job is. The last three are terminal; a job enters exactly one of them, once."""
+
+    CAPTURING = "capturing"
+    SENDING = "sending"
+    QUEUED = "queued"
+    LOADING = "loading"
+    ENCODING = "encoding"
+    SAMPLING = "sampling"
+    DECODING = "decoding"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (Phase.DONE, Phase.CANCELLED, Phase.FAILED)
+
+
+@dataclass(frozen=True)
+class Created:
+    """The painter pressed the button. `document` is the document's id, `bounds` the rectangle the job is bound to."""
+
+    job: str
+    document: str
+    bounds: Bounds
+    recipe: Recipe
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The pixels are read; from here the link has the job."""
+
+    job: str
+
+
+@dataclass(frozen=True)
+class StateChanged:
+    """A reliable state of the server (`queued` .. `failed`)."""
+
+    job: str
+    phase: Phase
+    index: int = 0
+    step: int = 0
+    total: int = 0
+    error: WireError | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A lossy progress report; one that is older than what is known is ignored."""
+
+    job: str
+    phase: Phase
+    index: int = 0
+    step: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class PreviewArrived:
+    job: str
+    index: int
+    step: int
+    picture: Any
+
+
+@dataclass(frozen=True)
+class ResultArrived:
+    """A finished picture. `recipe` is fully resolved, with the seed of this image."""
+
+    job: str
+    index: int
+    recipe: Recipe
+    picture: Any
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class JobFailed:
+    job: str
+    error: WireError
+
+
+@dataclass(frozen=True)
+class CancelPressed:
+    job: str
+
+
+@dataclass(frozen=True)
+class KeepPressed:
+    job: str
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    pass
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The session is back. `known`: jobs the server has; `lost`: jobs it says are lost; `resumed`: same session."""
+
+    known: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
+    resumed: bool = True
+
+
+@dataclass(frozen=True)
+class DocumentClosed:
+    document: str
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The painter chose this result in the strip."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The painter took the result off the canvas without discarding it."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The result is a layer now; the canvas part of the job is the painter's."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Discarded:
+    key: str
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """The job begins: make its place in the document while the painter's hand is at the button."""
+
+    job: str
+
+
+@dataclass(frozen=True)
+class ShowPreview:
+    job: str
+    picture: Any
+
+
+@dataclass(frozen=True)
+class ShowResult:
+    key: str
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    job: str
+
+
+@dataclass(frozen=True)
+class Forget:
+    key: str
+
+
+Effect = Prepare | ShowPreview | ShowResult | Withdraw | Forget

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the plugin knows about each job: a table fed with events, which answers with what the canvas should show.
+
+Pure: no Qt, no sockets, no clock. Everything the docker shows as busy, cancellable or applicable is derived from this
+table, so no order of events can leave it stuck. `JobTable.feed(event)` returns effects for the canvas:
+
+    Prepare         make a place for the job in its document
+    ShowPreview     the newest estimate of a running job
+    ShowResult      a finished picture, not yet applied
+    Withdraw        remove what this job has on the canvas, without a trace
+    Forget          the pixels of a result are no longer needed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from krita_sd.geometry import Bounds
+from krita_sd.job_events import (
+    Applied,
+    CancelPressed,
+    Captured,
+    Connected,
+    Created,
+    Discarded,
+    Disconnected,
+    DocumentClosed,
+    Effect,
+    Forget,
+    Hidden,
+    JobFailed,
+    KeepPressed,
+    Phase,
+    Picked,
+    Prepare,
+    PreviewArrived,
+    Progress,
+    ResultArrived,
+    ShowPreview,
+    ShowResult,
+    StateChanged,
+    Withdraw,
+)
+from krita_sd.wire.errors import Code, WireError
+from krita_sd.wire.recipe import Recipe
+
+# The picture has begun: there is something that "stop and keep" can keep.
+_KEEPABLE = (Phase.SAMPLING, Phase.DECODING)
+
+
+@dataclass
+class Job:
+    """One press of the button. `index`, `step` and `total` say how far it is; `results` are keys, in order."""
+
+    id: str
+    document: str
+    bounds: Bounds
+    recipe: Recipe
+    count: int = 1
+    phase: Phase = Phase.CAPTURING
+    index: int = 0
+    step: int = 0
+    total: int = 0
+    error: WireError | None = None
+    keeping: bool = False
+    pinned: bool = False
+    document_open: bool = True
+    results: list[str] = field(default_factory=list)
+
+    @property
+    def active(self) -> bool:
+        return not self.phase.terminal
+
+    @property
+    def can_keep(self) -> bool:
+        return self.phase in _KEEPABLE and not self.keeping
+
+
+@dataclass
+class Result:
+    """A finished picture in the strip. `job` may be unknown to the table when Krita was restarted meanwhile."""
+
+    key: str
+    job: str
+    index: int
+    recipe: Recipe
+    picture: Any
+    partial: bool
+    applied: bool = False
+
+
+_LOST = WireError(
+    Code.INTERRUPTED, "The server was restarted and no longer knows this job.", "Press Generate again.", retryable=True
+)
+
+
+class JobTable:
+    """All jobs and results of this Krita. `stage` says which job has something on the canvas of which document."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.results: dict[str, Result] = {}
+        self.selected: str | None = None
+        self.connected = False
+        self.stage: dict[str, str] = {}
+
+    def feed(self, event: Any) -> list[Effect]:
+        """Take one event; return what the canvas has to do, in order."""
+        return list(self._feed(event))
+
+    def _feed(self, event: Any) -> Iterator[Effect]:
+        match event:
+            case Created():
+                yield from self._created(event)
+            case Disconnected():
+                self.connected = False
+            case Connected():
+                yield from self._resume(event)
+            case DocumentClosed():
+                self._close(event.document)
+            case Picked() | Hidden() | Applied() | Discarded():
+                yield from self._chosen(event)
+            case ResultArrived():
+                yield from self._result(event)
+            case _:
+                job = self.jobs.get(event.job)
+                if job is not None and job.active:
+                    yield from self._step(job, event)
+
+    def _step(self, job: Job, event: Any) -> Iterator[Effect]:
+        match event:
+            case Captured():
+                if job.phase is Phase.CAPTURING:
+                    job.phase = Phase.SENDING
+                    if job.document_open and job.document not in self.stage:
+                        yield from self._prepare(job)
+            case StateChanged(phase=phase) if phase.terminal:
+                yield from self._end(job, phase, event.error)
+            case StateChanged():
+                # Reliable and in order: also a step back is true (a worker died and the job starts again).
+                job.phase = event.phase
+                job.index, job.step, job.total = event.index, event.step, event.total or job.total
+                if event.phase is not Phase.QUEUED and self.wants_preview(job.id):
+                    yield from self._prepare(job)
+            case Progress():
+                if not event.phase.terminal and (event.index, event.step) >= (job.index, job.step):
+                    job.phase = event.phase
+                    job.index, job.step, job.total = event.index, event.step, event.total or job.total
+            case PreviewArrived():
+                if self.wants_preview(job.id):
+                    yield from self._take_stage(job)
+                    yield ShowPreview(job.id, event.picture)
+            case JobFailed():
+                yield from self._end(job, Phase.FAILED, event.error)
+            case CancelPressed():
+                # The painter's word is final at once: also without a server nothing stays busy.
+                yield from self._end(job, Phase.CANCELLED, None)
+            case KeepPressed():
+                if job.can_keep:
+                    job.keeping = True
+                elif job.phase not in _KEEPABLE:
+                    yield from self._end(job, Phase.CANCELLED, None)
+
+    def wants_preview(self, job_id: str) -> bool:
+        """Whether a preview of this job would be shown; asked before the work of fetching one."""
+        job = self.jobs.get(job_id)
+        return job is not None and job.active and job.document_open and not job.pinned
+
+    def _created(self, event: Created) -> Iterator[Effect]:
+        if event.job in self.jobs:
+            return
+        staged = self.jobs.get(self.stage.get(event.document, ""))
+        if staged is not None and not staged.active:
+            # Before the pixels are read: an unapplied result must not be part of the next input.
+            yield from self._leave_stage(staged)
+        self.jobs[event.job] = Job(event.job, event.document, event.bounds, event.recipe, event.count)
+
+    def _resume(self, event: Connected) -> Iterator[Effect]:
+        self.connected = True
+        for job in list(self.jobs.values()):
+            sent = job.phase not in (Phase.CAPTURING, Phase.SENDING)
+            gone = job.id in event.lost or (sent and not event.resumed and job.id not in event.known)
+            if job.active and gone:
+                yield from self._end(job, Phase.FAILED, _LOST)
+
+    def _close(self, document: str) -> None:
+        self.stage.pop(document, None)
+        for job in self.jobs.values():
+            if job.document == document:
+                job.document_open = False
+
+    def _end(self, job: Job, phase: Phase, error: WireError | None) -> Iterator[Effect]:
+        job.phase = phase
+        job.error = error if phase is Phase.FAILED else None
+        if phase is Phase.FAILED and job.error is None:
+            job.error = WireError(Code.INTERNAL, "The server reported a failure without a reason.")
+        if phase is Phase.DONE and job.results:
+            if not job.pinned and job.document_open:
+                own = self.selected if self.selected in job.results else job.results[0]
+                assert own is not None
+                yield from self._take_stage(job)
+                yield ShowResult(own)
+        else:
+            yield from self._leave_stage(job)
+
+    def _result(self, event: ResultArrived) -> Iterator[Effect]:
+        key = f"{event.job}:{event.index}"
+        job = self.jobs.get(event.job)
+        if key in self.results or (job is not None and (job.phase is Phase.CANCELLED or key in job.results)):
+            return
+        self.results[key] = Result(key, event.job, event.index, event.recipe, event.picture, event.partial)
+        if job is None:
+            self.selected = self.selected or key
+            return
+        job.results.append(key)
+        if len(job.results) == 1 or self.selected is None:
+            self.selected = key
+        # The result of a job that failed later stays in the strip, but does not come back to the canvas.
+        if job.document_open and not job.pinned and job.phase is not Phase.FAILED:
+            yield from self._take_stage(job)
+            yield ShowResult(key)
+
+    def _chosen(self, event: Picked | Hidden | Applied | Discarded) -> Iterator[Effect]:
+        result = self.results.get(event.key)
+        if result is None:
+            return
+        job = self.jobs.get(result.job)
+        match event:
+            case Picked():
+                self.selected = result.key
+                if job is not None and job.document_open:
+                    job.pinned = True
+                    yield from self._take_stage(job)
+                    yield ShowResult(result.key)
+            case Hidden():
+                if job is not None:
+                    yield from self._leave_stage(job)
+            case Applied():
+                result.applied = True
+                if job is not None:
+                    # The next image of a batch may show its previews again, in a new layer.
+                    job.pinned = False
+                    if self.stage.get(job.document) == job.id:
+                        del self.stage[job.document]
+            case Discarded():
+                yield from self._discard(result, job)
+
+    def _discard(self, result: Result, job: Job | None) -> Iterator[Effect]:
+        keys = list(self.results)
+        place = keys.index(result.key)
+        del self.results[result.key]
+        if self.selected == result.key:
+            rest = keys[place + 1 :] + keys[:place][::-1]
+            self.selected = rest[0] if rest else None
+            if job is not None and self.stage.get(job.document) == job.id:
+                follower = self.results.get(self.selected or "")
+                if follower is not None and follower.job == job.id:
+                    yield ShowResult(follower.key)
+                else:
+                    job.pinned = False
+                    yield from self._leave_stage(job)
+        yield Forget(result.key)
+
+    def _prepare(self, job: Job) -> Iterator[Effect]:
+        if self.stage.get(job.document) != job.id:
+            yield from self._take_stage(job)
+            yield Prepare(job.id)
+
+    def _take_stage(self, job: Job) -> Iterator[Effect]:
+        other = self.stage.get(job.document)
+        if other is not None and other != job.id:
+            yield Withdraw(other)
+        self.stage[job.document] = job.id
+
+    def _leave_stage(self, job: Job) -> Iterator[Effect]:
+        if self.stage.get(job.document) == job.id:
+            del self.stage[job.document]
+            yield Withdraw(job.id)
+
+    @property
+    def active(self) -> list[Job]:
+        """Jobs without a terminal state, oldest first."""
+        return [job for job in self.jobs.values() if job.active]
+
+    @property
+    def current(self) -> Job | None:
+        """The job that the progress bar, Cancel and Stop are about: the one that is running, else the oldest."""
+        active = self.active
+        running = [job for job in active if job.phase not in (Phase.CAPTURING, Phase.SENDING, Phase.QUEUED)]
+        return next(iter(running or active), None)
+
+    @property
+    def current_result(self) -> Result | None:
+        """The picture that Apply and Discard are about."""
+        return self.results.get(self.selected) if self.selected is not None else None
+
+    def neighbour(self, direction: int) -> str | None:
+        """Key of the result `direction` places right of the selected one; the ends hold."""
+        keys = list(self.results)
+        if not keys:
+            return None
+        if self.selected not in self.results:
+            return keys[0]
+        place = keys.index(self.selected) + direction
+        return keys[min(max(place, 0), len(keys) - 1)]

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the button will do: kind of job, its rectangle, its recipe and its label, out of scene and settings. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from krita_sd.geometry import LARGE_NATIVE, NATIVE, Bounds, Extent, NativeRange, context_bounds, feather_and_grow
+from krita_sd.settings import Settings
+from krita_sd.wire.errors import WireError, bad_request
+from krita_sd.wire.limits import MAX_PICTURE, MAX_SEED, MAX_SIDE
+from krita_sd.wire.recipe import Recipe, steps_plan
+from krita_sd.wire.values import UNSET, Fields
+
+_DEFAULT_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One press of the button: `bounds` in document pixels, `recipe` without the hashes of its pictures."""
+
+    kind: str
+    bounds: Bounds
+    recipe: Recipe
+
+
+def kind_of(strength: float, selection: bool) -> str:
+    """100 % without selection makes a new picture, less refines, a selection repaints what is selected."""
+    if selection:
+        return "inpaint"
+    return "txt2img" if strength >= 1.0 else "img2img"
+
+
+def label(strength: float, selection: Bounds | None, extent: Extent | None) -> str:
+    """What the button says, in English (the dock translates)."""
+    if selection is None:
+        return "Generate" if strength >= 1.0 else "Refine"
+    if strength < 1.0:
+        return "Refine selection"
+    if extent is not None and (selection.width >= extent.width) != (selection.height >= extent.height):
+        return "Expand"  # a strip along a whole side: a picture that is continued
+    return "Fill"
+
+
+def native_range(model: Mapping[str, Any]) -> NativeRange:
+    """Sizes at which that model (an entry of the server's list) paints well."""
+    native = model.get("native")
+    read = Fields(native if isinstance(native, dict) else {}, "model")
+    try:
+        return NativeRange(
+            read.integer("min_side", 8, MAX_SIDE),
+            read.integer("max_side", 8, MAX_SIDE),
+            read.integer("min_pixels", 64, MAX_PICTURE),
+            read.integer("max_pixels", 64, MAX_PICTURE),
+            read.integer("multiple", 1, 256, 8),
+            read.flag("second_pass", True),
+            read.integer("pixels", 0, MAX_PICTURE, 0),
+        )
+    except WireError:
+        return NATIVE.get(str(model.get("family", "")), LARGE_NATIVE)
+
+
+def default(model: Mapping[str, Any], name: str, fallback: Any) -> Any:
+    """A default parameter (steps, guidance, sampler, min_steps) of a model in the server's list."""
+    defaults = model.get("defaults")
+    value = defaults.get(name) if isinstance(defaults, dict) else None
+    return fallback if value is None else value
+
+
+def steps_text(settings: Settings, model: Mapping[str, Any]) -> tuple[int, int]:
+    """(steps that will run, steps of the whole schedule): "runs 10 of 20 steps"."""
+    steps = settings.params.steps
+    if steps is None:
+        steps = int(default(model, "steps", _DEFAULT_STEPS))
+    total, start = steps_plan(steps, settings.strength, int(default(model, "min_steps", 1)))
+    return total - start, total
+
+
+def draw_seed() -> int:
+    """A random seed, short enough to be read aloud; the whole range up to 2^63 - 1 can be typed."""
+    return random.SystemRandom().randrange(2**32)
+
+
+def read_seed(text: str) -> int | None:
+    """A typed seed, or None when it is no number from 0 to 2^63 - 1."""
+    text = text.strip()
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
+        return None
+    value = int(text)
+    return value if value <= MAX_SEED else None
+
+
+def make(settings: Settings, model: Mapping[str, Any], extent: Extent, selection: Bounds | None, seed: int) -> Plan:
+    """The plan for that document. Raises WireError with a sentence when it cannot be done."""
+    kind = kind_of(settings.strength, selection is not None)
+    if extent.width < 1 or extent.height < 1:
+        raise bad_request("The document has no pixels.")
+    bounds = Bounds.of(extent)
+    if selection is not None:
+        feather, grow = feather_and_grow(selection, settings.strength)
+        if settings.exact_mask:
+            feather = grow = 0
+        feather = feather if settings.feather is None or settings.exact_mask else settings.feather
+        grow = grow if settings.grow is None or settings.exact_mask else settings.grow
+        try:
+            bounds = context_bounds(selection, extent, native_range(model), feather, grow)
+        except ValueError:
+            raise bad_request("The selection lies outside the canvas.", "Select something on it.") from None
+    if bounds.extent.longest > MAX_SIDE or bounds.extent.pixels * 4 > MAX_PICTURE:
+        raise bad_request(
+            f"A picture of {bounds.width} x {bounds.height} pixels is too large.", "Select a smaller area."
+        )
+    params = settings.params
+    recipe = Recipe(
+        kind=kind,
+        model=settings.model,
+        prompt=settings.prompt,
+        negative=settings.negative,
+        width=bounds.width,
+        height=bounds.height,
+        seed=seed,
+        steps=UNSET if params.steps is None else params.steps,
+        guidance=UNSET if params.guidance is None else params.guidance,
+        sampler=UNSET if params.sampler is None else params.sampler,
+        strength=settings.strength,
+        feather=UNSET if settings.feather is None else settings.feather,
+        grow=UNSET if settings.grow is None else settings.grow,
+        exact_mask=settings.exact_mask,
+        fill=settings.fill,
+    )
+    return Plan(kind, bounds, recipe)
+
+
+def layer_name(recipe: Recipe) -> str:
+    """Name of the result layer: the prompt in one line, cut at a word, and the seed."""
+    words = " ".join("".join(char if char.isprintable() else " " for char in recipe.prompt).split())
+    if len(words) > 60:
+        words = words[:60].rsplit(" ", 1)[0] + " ..."
+    return f"{words or 'Krita SD'} ({recipe.seed})"
+
+
+def describe(recipe: Recipe) -> str:
+    """The recipe as plain lines, for a tooltip."""
+    lines = [recipe.prompt.strip()[:400] or "(no prompt)"]
+    if recipe.negative.strip():
+        lines.append(f"Negative: {recipe.negative.strip()[:200]}")
+    facts = [f"Seed {recipe.seed}"]
+    if recipe.steps is not UNSET:
+        facts.append(f"{recipe.steps} steps")
+    if recipe.guidance is not UNSET:
+        facts.append(f"guidance {recipe.guidance:g}")
+    if recipe.sampler is not UNSET:
+        facts.append(str(recipe.sampler))
+    lines.append(", ".join(facts))
+    lines.append(f"{recipe.width} x {recipe.height}, strength {recipe.strength:.0%}")
+    if recipe.model:
+        lines.append(recipe.model)
+    return "\n".join(lines)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Krita sees: one extension (actions for menus and shortcuts) and one docker per window."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from krita import DockWidget, DockWidgetFactory, DockWidgetFactoryBase, Extension
+
+from krita_sd.actions import Actions
+from krita_sd.canvas.guard import Guard
+from krita_sd.dock.panel import Panel
+from krita_sd.qt import QtCore, QtWidgets, tr
+
+log = logging.getLogger(__name__)
+
+DOCKER_ID = "krita_sd_docker"
+
+ACTIONS = {
+    "krita_sd_action_generate": ("Krita SD: Generate", "generate"),
+    "krita_sd_action_cancel": ("Krita SD: Cancel", "cancel"),
+    "krita_sd_action_keep": ("Krita SD: Stop and keep", "keep"),
+    "krita_sd_action_apply": ("Krita SD: Apply result", "apply"),
+    "krita_sd_action_discard": ("Krita SD: Discard result", "discard"),
+    "krita_sd_action_next": ("Krita SD: Next result", "next_result"),
+    "krita_sd_action_previous": ("Krita SD: Previous result", "previous_result"),
+    "krita_sd_action_toggle": ("Krita SD: Show or hide result", "toggle_shown"),
+    "krita_sd_action_prompt": ("Krita SD: Edit prompt", "focus_prompt"),
+}
+"""Krita's action name -> (English text, method of `Actions`). krita_sd.action declares the same names."""
+
+_actions: Actions | None = None
+
+
+def actions() -> Actions:
+    """The one set of actions of this Krita, shared by the dockers of all windows."""
+    global _actions
+    if _actions is None:
+        _actions = Actions()
+    return _actions
+
+
+class KritaSD(Extension):
+    """Registers the actions; Krita calls `setup` once and `createActions` for every window."""
+
+    def setup(self) -> None:
+        application = QtWidgets.QApplication.instance()
+        application.aboutToQuit.connect(_stop)
+
+    def createActions(self, window: Any) -> None:  # noqa: N802
+        for name, (text, method) in ACTIONS.items():
+            action = window.createAction(name, tr(text), "tools/scripts")
+            action.triggered.connect(lambda _checked=False, method=method: getattr(actions(), method)())
+        # After the window exists: documents given on the command line are opened with it.
+        QtCore.QTimer.singleShot(0, _watch_documents)
+
+
+_guard: Guard | None = None
+
+
+def _watch_documents() -> None:
+    global _guard
+    try:
+        if _guard is None:
+            _guard = Guard()
+    except Exception:  # Krita would show a modal dialog; without the guard everything else still works
+        log.exception("guard")
+
+
+def _stop() -> None:
+    if _actions is not None:
+        _actions.stop()
+
+
+class Docker(DockWidget):
+    """The docker of one window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWindowTitle("Krita SD")
+        self._actions = actions()
+        self._panel = Panel(self._actions)
+        self.setWidget(self._panel)
+        self._actions.changed.connect(self._draw)
+        self._draw()
+
+    def canvasChanged(self, canvas: Any) -> None:  # noqa: N802
+        self._actions.document_changed()
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802
+        super().showEvent(event)
+        # Only a painter who sees the docker needs a server.
+        self._actions.wake(self)
+
+    def focus_prompt(self) -> None:
+        """Show the docker and put the keyboard into the prompt."""
+        self.show()
+        self.raise_()
+        self._panel.prompt.setFocus()
+
+    def _draw(self) -> None:
+        try:
+            self._panel.show_view(self._actions.view, self._actions.settings)
+        except RuntimeError:  # the window of this docker is being destroyed
+            log.debug("docker is gone")
+
+
+def register(krita: Any) -> None:
+    """Add extension and docker to that Krita."""
+    krita.addExtension(KritaSD(krita))
+    right = DockWidgetFactoryBase.DockPosition.DockRight
+    krita.addDockWidgetFactory(DockWidgetFactory(DOCKER_ID, right, Docker))

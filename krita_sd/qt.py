@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only import of PyQt5 / PyQt6, chosen by the Krita that runs us.
+
+Krita 5 loads PyQt5 and Krita 6 loads PyQt6 before any plugin. Trying `import PyQt6` first would load a second Qt
+into a Krita 5 where both are installed, so what is loaded already decides. Enums are used in their scoped form only:
+it is valid in both.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import krita as _krita  # noqa: F401  # it loads the right Qt
+except ImportError:
+    pass
+
+QT6 = "PyQt6.QtCore" in sys.modules
+
+if QT6:
+    from PyQt6 import QtCore, QtGui, QtWidgets  # type: ignore[import-not-found,unused-ignore]
+else:
+    from PyQt5 import QtCore, QtGui, QtWidgets  # type: ignore[import-not-found,no-redef,unused-ignore]
+
+Qt = QtCore.Qt
+Signal = QtCore.pyqtSignal
+Slot = QtCore.pyqtSlot
+# QAction moved from QtWidgets to QtGui in Qt 6.
+QAction = QtGui.QAction if QT6 else QtWidgets.QAction
+QShortcut = QtGui.QShortcut if QT6 else QtWidgets.QShortcut
+
+
+def tr(text: str) -> str:
+    """`text` in the painter's language, where Krita offers its i18n function; unchanged elsewhere."""
+    translate: Callable[[str], Any] | None = getattr(builtins, "i18n", None)
+    if translate is None:
+        return text
+    return str(translate(text))
+
+
+__all__ = ["QT6", "QAction", "QShortcut", "Qt", "QtCore", "QtGui", "QtWidgets", "Signal", "Slot", "tr"]

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the docker shows, derived from jobs, settings, connection and document alone. Pure; the dock only draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from krita_sd import plan
+from krita_sd.geometry import Bounds, Extent
+from krita_sd.job_events import Phase
+from krita_sd.jobs import Job, JobTable
+from krita_sd.settings import Settings
+
+_PHASES = {
+    Phase.CAPTURING: "reading the canvas",
+    Phase.SENDING: "sending",
+    Phase.QUEUED: "queued",
+    Phase.LOADING: "loading model",
+    Phase.ENCODING: "encoding",
+    Phase.DECODING: "decoding",
+}
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """One line of the model chooser. `problem`: why it cannot be used ("" when it can)."""
+
+    id: str
+    text: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ResultItem:
+    """One thumbnail of the strip."""
+
+    key: str
+    text: str
+    tip: str
+    applied: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything the docker draws. `progress`: 0..1, None = busy without a known share, -1 = idle."""
+
+    button: str = "Generate"
+    can_generate: bool = True
+    button_tip: str = ""
+    can_cancel: bool = False
+    can_keep: bool = False
+    can_apply: bool = False
+    can_discard: bool = False
+    progress: float | None = -1.0
+    progress_text: str = ""
+    status: str = ""
+    status_is_error: bool = False
+    note: str = ""
+    steps_text: str = ""
+    models: tuple[ModelChoice, ...] = ()
+    model: str = ""
+    default_steps: int = 20
+    default_guidance: float = 7.0
+    default_sampler: str = ""
+    results: tuple[ResultItem, ...] = ()
+    selected: str | None = None
+
+
+def progress_of(job: Job) -> tuple[float | None, str]:
+    """(share done or None, text) for the progress bar: executed steps over all images of the job."""
+    text = _PHASES.get(job.phase, "")
+    if job.phase is Phase.SAMPLING:
+        text = f"step {job.step} of {job.total}" if job.total else "sampling"
+    if job.count > 1:
+        text = f"image {job.index + 1} of {job.count}: {text}"
+    if job.keeping:
+        text = f"stopping: {text}"
+    if job.phase in (Phase.SAMPLING, Phase.DECODING) and job.total:
+        done = 1.0 if job.phase is Phase.DECODING else min(job.step / job.total, 1.0)
+        return min((job.index + done) / job.count, 1.0), text
+    if job.index:
+        return job.index / job.count, text
+    return (0.0 if job.phase in (Phase.CAPTURING, Phase.SENDING, Phase.QUEUED) else None), text
+
+
+def model_entry(models: Sequence[Mapping[str, Any]], chosen: str) -> Mapping[str, Any]:
+    """The server's entry of the chosen model; of its default when none is chosen; empty when unknown."""
+    for entry in models:
+        if entry.get("id") == chosen:
+            return entry
+    if not chosen:
+        usable = [entry for entry in models if entry.get("usable", True)]
+        marked = [entry for entry in usable if entry.get("default")]
+        return next(iter(marked or usable), {})
+    return {}
+
+
+def make(
+    table: JobTable,
+    settings: Settings,
+    models: Sequence[Mapping[str, Any]],
+    *,
+    status: str = "",
+    status_is_error: bool = False,
+    extent: Extent | None = None,
+    selection: Bounds | None = None,
+) -> View:
+    """The view. `extent` is None without a document; `status` is the sentence of the status line."""
+    job = table.current
+    progress: float | None = -1.0
+    text = ""
+    if job is not None:
+        progress, text = progress_of(job)
+        if not table.connected and job.phase is not Phase.CAPTURING:
+            text = f"waiting for the server ({text})"
+        if len(table.active) > 1:
+            text = f"{text}, {len(table.active) - 1} waiting"
+    entry = model_entry(models, settings.model)
+    run, total = plan.steps_text(settings, entry)
+    shown = table.current_result
+    return View(
+        button=plan.label(settings.strength, selection, extent),
+        can_generate=extent is not None,
+        button_tip="" if extent is not None else "Open or create a document first.",
+        can_cancel=job is not None,
+        can_keep=job is not None and job.can_keep,
+        can_apply=shown is not None and not shown.applied,
+        can_discard=shown is not None,
+        progress=progress,
+        progress_text=text,
+        status=status,
+        status_is_error=status_is_error,
+        note=_note(settings, entry),
+        steps_text=f"runs {run} of {total} steps" if run < total else f"runs {run} steps",
+        models=_choices(models, settings.model),
+        model=settings.model,
+        default_steps=int(plan.default(entry, "steps", 20)),
+        default_guidance=float(plan.default(entry, "guidance", 7.0)),
+        default_sampler=str(plan.default(entry, "sampler", "")),
+        results=tuple(_items(table)),
+        selected=table.selected,
+    )
+
+
+def _note(settings: Settings, entry: Mapping[str, Any]) -> str:
+    notes = []
+    if not settings.prompt.strip():
+        notes.append("No prompt: the model paints what it likes.")
+    guidance = settings.params.guidance
+    if guidance is None:
+        guidance = float(plan.default(entry, "guidance", 7.0))
+    if settings.negative.strip() and guidance <= 1.0:
+        notes.append("Negative prompt ignored at guidance 1 or less.")
+    return " ".join(notes)
+
+
+def _choices(models: Sequence[Mapping[str, Any]], chosen: str) -> tuple[ModelChoice, ...]:
+    default = str(model_entry(models, "").get("name", ""))
+    choices = [ModelChoice("", f"Default ({default})" if default else "Default")]
+    for entry in models:
+        name = str(entry.get("name") or entry.get("id") or "")
+        family = str(entry.get("family") or "")
+        problem = "" if entry.get("usable", True) else str(entry.get("problem") or "It cannot be used.")
+        choices.append(ModelChoice(str(entry.get("id", "")), f"{name} ({family})" if family else name, problem))
+    if chosen and all(choice.id != chosen for choice in choices):
+        choices.append(
+            ModelChoice(chosen, f"{chosen} (not found)", "The server does not have this model." if models else "")
+        )
+    return tuple(choices)
+
+
+def _items(table: JobTable) -> list[ResultItem]:
+    items = []
+    for number, result in enumerate(table.results.values(), 1):
+        marks = [mark for mark, on in (("applied", result.applied), ("stopped early", result.partial)) if on]
+        tip = plan.describe(result.recipe) + (f"\n({', '.join(marks)})" if marks else "")
+        items.append(ResultItem(result.key, str(number), tip, result.applied))
+    return items
