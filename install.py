@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +19,6 @@ ROOT = Path(__file__).resolve().parent
 PICTURE = ROOT / "first-picture.png"
 ARCHIVE = ROOT / "dist" / "krita_sd.zip"
 PROMPT = "a red circle on a blue background"
-# Made by the tools that the tests run; --uninstall takes them too.
-CACHES = ("krita_sd.egg-info", "build", "tests/output", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -129,7 +126,6 @@ def bring_websockets(steps: Steps) -> None:
     steps.next("the plugin's websocket library")
     environment = Environment(ROOT / ".venv")
     vendor.bring_websockets(environment, ROOT / "krita_sd", steps.say)
-    steps.say(f"websockets {vendor.VERSION}, hash checked")
 
 
 def set_up_plugin(steps: Steps, python: Path, krita_dir: Path | None) -> None:
@@ -231,10 +227,14 @@ def build_zip() -> None:
 
 def uninstall(given: argparse.Namespace) -> None:
     """Remove plugin, kritarc line, environment and whatever else was made; pictures and models stay."""
+    from krita_sd.wire.places import state_dir
+    from server.setup import leftovers
     from server.setup.environment import Environment
     from server.setup.krita_places import Place, find_places, given_place
     from server.setup.plugin import remove_plugin
 
+    state = state_dir()
+    leftovers.refuse_while_serving(state)
     environment = Environment(ROOT / ".venv")
     system, env, home = platform.system(), os.environ, Path.home()
     places = {place.resources: place for place in find_places(system, env, home)}
@@ -250,20 +250,8 @@ def uninstall(given: argparse.Namespace) -> None:
     for place in places.values():
         if remove_plugin(place, made.get(place.resources, [])):
             print(f"removed the plugin from {place.resources}")
-    generated = [".venv", "krita_sd/_vendor", *CACHES, str(PICTURE), str(ARCHIVE)]
-    for name in generated:
-        path = ROOT / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.exists() or path.is_symlink():
-            path.unlink()
-        else:
-            continue
-        print(f"removed {path}")
-    for cache in ROOT.rglob("__pycache__"):
-        shutil.rmtree(cache, ignore_errors=True)
-    if ARCHIVE.parent.is_dir() and not any(ARCHIVE.parent.iterdir()):
-        ARCHIVE.parent.rmdir()
+    leftovers.remove_state(state, print)
+    leftovers.remove_from_checkout(ROOT, print)
     print("Krita SD is gone. Your pictures and your models were not touched.")
 
 

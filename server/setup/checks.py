@@ -18,7 +18,7 @@ from server.setup import Say, SetupError
 from server.setup.environment import clean_environment, last_line
 
 # Debian's package for each program that the tests in the real Krita start.
-PROGRAMS = {"krita": "krita", "Xvfb": "xvfb", "openbox": "openbox", "xdotool": "xdotool", "convert": "imagemagick"}
+PROGRAMS = {"krita": "krita", "Xvfb": "xvfb", "openbox": "openbox", "xdotool": "xdotool", "import": "imagemagick"}
 # No program of its own: Krita's Python needs it to show any plugin.
 QT_PACKAGE = "python3-pyqt5"
 # A stage that takes this long hangs; all of them together should take less than twenty minutes on two cores.

@@ -179,7 +179,8 @@ class Progress:
             size = match[3] if match[3] and not match[3].startswith("from ") else ""
             self.say(f"{verb} {package}" + (f" ({size})" if size else ""))
         elif text.startswith("Installing collected packages:"):
-            self.say(f"installing {text.count(',') + 1} packages")
+            number = text.count(",") + 1
+            self.say(f"installing {number} package{'s' if number > 1 else ''}")
 
 
 def clean_environment() -> dict[str, str]:

@@ -92,7 +92,9 @@ def remove_plugin(place: Place, made: list[str]) -> bool:
     pykrita = place.resources / "pykrita"
     was_there = False
     try:
-        for path in (pykrita / NAME, pykrita / f"{NAME}.desktop", place.resources / "actions" / f"{NAME}.action"):
+        own = [pykrita / NAME, pykrita / f"{NAME}.desktop", place.resources / "actions" / f"{NAME}.action"]
+        # The docker's own settings lie in a folder of their own among Krita's resources.
+        for path in [*own, place.resources / NAME]:
             if path.is_symlink() or path.is_file():
                 path.unlink()
             elif path.is_dir():

@@ -39,6 +39,7 @@ def bring_websockets(environment: Environment, plugin: Path, say: Say) -> None:
         if run.code or len(wheels) != 1:
             raise SetupError(f"pip could not fetch websockets {VERSION} for the plugin: {run.reason}")
         unpack(wheels[0], plugin)
+        say("its hash is the pinned one")
 
 
 def is_there(plugin: Path) -> bool:

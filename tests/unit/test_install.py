@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from server.setup import SetupError, checks, vendor
+from server.setup import SetupError, checks, leftovers, vendor
 from server.setup.environment import Environment
 from server.setup.krita_places import Place, given_place
 from server.setup.plugin import install_plugin, pack, plugin_files, remove_plugin, version
@@ -81,6 +82,25 @@ def test_install_twice_is_install_once_and_uninstall_leaves_nothing(checkout: Pa
     assert remove_plugin(place, made)
     assert snapshot(tmp_path) == before
     assert not remove_plugin(place, made)
+
+
+def test_uninstalling_takes_the_state_but_no_model(tmp_path: Path) -> None:
+    for name in ("token", "server.json", "journal.db-wal", "start.log", "models/a.safetensors", "mine.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "pictures" / "ab").mkdir(parents=True)
+    leftovers.remove_state(tmp_path, lambda _: None)
+    assert set(snapshot(tmp_path)) == {"models", "models/a.safetensors", "mine.png"}
+
+
+def test_nothing_is_uninstalled_under_a_running_server(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        (tmp_path / "server.json").write_text(json.dumps({"port": listener.getsockname()[1]}))
+        with pytest.raises(SetupError, match="still running"):
+            leftovers.refuse_while_serving(tmp_path)
+    leftovers.refuse_while_serving(tmp_path)
+    (tmp_path / "server.json").write_text('{"port": "x"}')
+    leftovers.refuse_while_serving(tmp_path)
 
 
 def test_a_new_version_leaves_no_file_of_the_old_one(checkout: Path, tmp_path: Path) -> None:
