@@ -15,8 +15,8 @@ from krita_sd.wire.recipe import FILLS, KINDS, SAMPLERS, Lora, Recipe, steps_pla
 from krita_sd.wire.values import UNSET, or_default
 
 hashes = st.text("0123456789abcdef", min_size=32, max_size=32)
-names = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=40)
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=200)
+names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=40)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 recipes = st.builds(
     Recipe,
     kind=st.sampled_from(KINDS),
