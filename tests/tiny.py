@@ -17,7 +17,6 @@ _SD1_SCHEDULE = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "num_train_timesteps": 1000,
-    "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
@@ -44,7 +43,10 @@ def make_model(
     for name in ("unet", "vae", "text_encoder"):
         _converted(parts[name], dtype).save_pretrained(folder / name)
     parts["tokenizer"].save_pretrained(folder / "tokenizer")
-    parts["scheduler"].save_pretrained(folder / "scheduler")
+    # By hand, as in the published folders: saving would also write every default of this scheduler's class.
+    (folder / "scheduler").mkdir(exist_ok=True)
+    schedule = {"_class_name": type(parts["scheduler"]).__name__, **_schedule(family, prediction)}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule))
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": "0.42.1",
@@ -78,16 +80,7 @@ def make_parts(
     from server.diffusion.tokenizer import shipped_tokenizer
 
     second = family == "sd2"
-    prediction = prediction or ("v_prediction" if second else "epsilon")
-    scheduler: Any
-    if second:
-        scheduler = DDIMScheduler(**_SD1_SCHEDULE, prediction_type=prediction)
-    else:
-        scheduler = PNDMScheduler(
-            **{key: value for key, value in _SD1_SCHEDULE.items() if key != "clip_sample"},
-            skip_prk_steps=True,
-            prediction_type=prediction,
-        )
+    scheduler = (DDIMScheduler if second else PNDMScheduler)(**_schedule(family, prediction))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
@@ -137,6 +130,12 @@ def make_parts(
     }
 
 
+def _schedule(family: str, prediction: str | None) -> dict[str, Any]:
+    if family == "sd2":
+        return {**_SD1_SCHEDULE, "clip_sample": False, "prediction_type": prediction or "v_prediction"}
+    return {**_SD1_SCHEDULE, "skip_prk_steps": True, "prediction_type": prediction or "epsilon"}
+
+
 def _tiny_autoencoder(seed: int) -> Any:
     from diffusers import AutoencoderTiny
 
@@ -153,3 +152,150 @@ def _tiny_autoencoder(seed: int) -> Any:
 def _converted(module: Any, dtype: torch.dtype) -> Any:
     """The module in `dtype`; untouched when it already is, because diffusers warns about every conversion."""
     return module if module.dtype == dtype else module.to(dtype)
+
+
+def make_file(
+    path: Path,
+    family: str = "sd1",
+    inpaint: bool = False,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    prediction: str | None = None,
+    metadata: dict[str, str] | None = None,
+    clip_prefix: str = "text_model.",
+) -> Path:
+    """Write the model that `make_model` makes for the same arguments as one file in the original layout; return it.
+
+    SD2.x files have a last text layer that is never run, as the real ones do. `metadata` goes into the header;
+    by default the prediction type of SD2.x, which tensors do not show.
+    """
+    from safetensors.torch import save_file
+
+    parts = make_parts(family, inpaint, seed, prediction)
+    if metadata is None and family == "sd2":
+        v = parts["scheduler"].config.prediction_type == "v_prediction"
+        metadata = {"modelspec.prediction_type": "v" if v else "epsilon"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = original_layout(parts, family, clip_prefix)
+    save_file({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, path, metadata)
+    return path
+
+
+def original_layout(
+    parts: dict[str, Any], family: str = "sd1", clip_prefix: str = "text_model."
+) -> dict[str, torch.Tensor]:
+    """The weights of `make_parts` under the names of the original training code, found by walking the modules."""
+    out: dict[str, torch.Tensor] = {}
+    _write_unet(out, parts["unet"], "model.diffusion_model.")
+    _write_vae(out, parts["vae"], "first_stage_model.")
+    if family == "sd2":
+        _write_openclip(out, parts["text_encoder"], "cond_stage_model.model.")
+    else:
+        for name, tensor in parts["text_encoder"].state_dict().items():
+            out[f"cond_stage_model.transformer.{clip_prefix}{name.removeprefix('text_model.')}"] = tensor
+        out[f"cond_stage_model.transformer.{clip_prefix}embeddings.position_ids"] = torch.arange(77)[None]
+    out["alphas_cumprod"] = parts["scheduler"].alphas_cumprod.clone()
+    return out
+
+
+def _put(out: dict[str, torch.Tensor], name: str, module: Any) -> None:
+    out.update({f"{name}.{key}": tensor.clone() for key, tensor in module.state_dict().items()})
+
+
+def _write_unet(out: dict[str, torch.Tensor], unet: Any, prefix: str) -> None:
+    def resnet(home: str, block: Any) -> None:
+        _put(out, f"{home}.in_layers.0", block.norm1)
+        _put(out, f"{home}.in_layers.2", block.conv1)
+        _put(out, f"{home}.emb_layers.1", block.time_emb_proj)
+        _put(out, f"{home}.out_layers.0", block.norm2)
+        _put(out, f"{home}.out_layers.3", block.conv2)
+        if block.conv_shortcut is not None:
+            _put(out, f"{home}.skip_connection", block.conv_shortcut)
+
+    _put(out, f"{prefix}time_embed.0", unet.time_embedding.linear_1)
+    _put(out, f"{prefix}time_embed.2", unet.time_embedding.linear_2)
+    _put(out, f"{prefix}input_blocks.0.0", unet.conv_in)
+    _put(out, f"{prefix}out.0", unet.conv_norm_out)
+    _put(out, f"{prefix}out.2", unet.conv_out)
+    number = 0
+    for block in unet.down_blocks:
+        attentions = getattr(block, "attentions", None)
+        for layer, unit in enumerate(block.resnets):
+            number += 1
+            resnet(f"{prefix}input_blocks.{number}.0", unit)
+            if attentions is not None:
+                _put(out, f"{prefix}input_blocks.{number}.1", attentions[layer])
+        if block.downsamplers is not None:
+            number += 1
+            _put(out, f"{prefix}input_blocks.{number}.0.op", block.downsamplers[0].conv)
+    resnet(f"{prefix}middle_block.0", unet.mid_block.resnets[0])
+    _put(out, f"{prefix}middle_block.1", unet.mid_block.attentions[0])
+    resnet(f"{prefix}middle_block.2", unet.mid_block.resnets[1])
+    number = -1
+    for block in unet.up_blocks:
+        attentions = getattr(block, "attentions", None)
+        for layer, unit in enumerate(block.resnets):
+            number += 1
+            resnet(f"{prefix}output_blocks.{number}.0", unit)
+            if attentions is not None:
+                _put(out, f"{prefix}output_blocks.{number}.1", attentions[layer])
+        if block.upsamplers is not None:
+            place = 1 if attentions is None else 2
+            _put(out, f"{prefix}output_blocks.{number}.{place}.conv", block.upsamplers[0].conv)
+
+
+def _write_vae(out: dict[str, torch.Tensor], vae: Any, prefix: str) -> None:
+    def resnet(home: str, block: Any) -> None:
+        for part in ("norm1", "conv1", "norm2", "conv2"):
+            _put(out, f"{home}.{part}", getattr(block, part))
+        if block.conv_shortcut is not None:
+            _put(out, f"{home}.nin_shortcut", block.conv_shortcut)
+
+    def middle(home: str, block: Any) -> None:
+        resnet(f"{home}.block_1", block.resnets[0])
+        resnet(f"{home}.block_2", block.resnets[1])
+        attention = block.attentions[0]
+        _put(out, f"{home}.attn_1.norm", attention.group_norm)
+        parts = {"q": attention.to_q, "k": attention.to_k, "v": attention.to_v, "proj_out": attention.to_out[0]}
+        for name, layer in parts.items():
+            out[f"{home}.attn_1.{name}.weight"] = layer.weight[:, :, None, None].clone()
+            out[f"{home}.attn_1.{name}.bias"] = layer.bias.clone()
+
+    for half in ("encoder", "decoder"):
+        module = getattr(vae, half)
+        _put(out, f"{prefix}{half}.conv_in", module.conv_in)
+        _put(out, f"{prefix}{half}.norm_out", module.conv_norm_out)
+        _put(out, f"{prefix}{half}.conv_out", module.conv_out)
+        middle(f"{prefix}{half}.mid", module.mid_block)
+    for number, block in enumerate(vae.encoder.down_blocks):
+        for layer, unit in enumerate(block.resnets):
+            resnet(f"{prefix}encoder.down.{number}.block.{layer}", unit)
+        if block.downsamplers is not None:
+            _put(out, f"{prefix}encoder.down.{number}.downsample.conv", block.downsamplers[0].conv)
+    for number, block in enumerate(reversed(vae.decoder.up_blocks)):
+        for layer, unit in enumerate(block.resnets):
+            resnet(f"{prefix}decoder.up.{number}.block.{layer}", unit)
+        if block.upsamplers is not None:
+            _put(out, f"{prefix}decoder.up.{number}.upsample.conv", block.upsamplers[0].conv)
+    _put(out, f"{prefix}quant_conv", vae.quant_conv)
+    _put(out, f"{prefix}post_quant_conv", vae.post_quant_conv)
+
+
+def _write_openclip(out: dict[str, torch.Tensor], encoder: Any, prefix: str) -> None:
+    encoder = getattr(encoder, "text_model", encoder)
+    out[f"{prefix}token_embedding.weight"] = encoder.embeddings.token_embedding.weight.clone()
+    out[f"{prefix}positional_embedding"] = encoder.embeddings.position_embedding.weight.clone()
+    _put(out, f"{prefix}ln_final", encoder.final_layer_norm)
+    layers = list(encoder.encoder.layers)
+    for number, layer in enumerate([*layers, layers[0]]):
+        home = f"{prefix}transformer.resblocks.{number}"
+        _put(out, f"{home}.ln_1", layer.layer_norm1)
+        _put(out, f"{home}.ln_2", layer.layer_norm2)
+        _put(out, f"{home}.mlp.c_fc", layer.mlp.fc1)
+        _put(out, f"{home}.mlp.c_proj", layer.mlp.fc2)
+        _put(out, f"{home}.attn.out_proj", layer.self_attn.out_proj)
+        packed = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
+        out[f"{home}.attn.in_proj_weight"] = torch.cat([part.weight for part in packed])
+        out[f"{home}.attn.in_proj_bias"] = torch.cat([part.bias for part in packed])
+    out[f"{prefix}logit_scale"] = torch.tensor(4.6)
+    out[f"{prefix}text_projection"] = torch.eye(encoder.embeddings.token_embedding.weight.shape[1])

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from krita_sd.wire.errors import Code, WireError
+from server.diffusion.families import Family
 from server.diffusion.task import Cancelled
 
 Progress = Callable[[float], None]
@@ -92,6 +93,28 @@ class Source:
     name: str
     rows: tuple[int, int] | None = None  # [first, last) of the stored tensor: packed q, k, v
     transposed: bool = False
+
+
+# Shares of the whole load, by size in the real models, for the progress bar.
+_SHARES = {"unet": (0.0, 0.7), "vae": (0.7, 0.8), "text_encoder": (0.8, 0.95), "tiny": (0.95, 1.0)}
+
+
+@dataclass(frozen=True)
+class LoadJob:
+    """One call of `load_model`: what is loaded, to where, and who listens."""
+
+    path: Path
+    family: str
+    row: Family
+    device: torch.device
+    dtype: torch.dtype
+    progress: Progress | None
+    cancelled: IsCancelled | None
+
+    def loader(self, files: TensorFiles, part: str) -> Loader:
+        """Fills the module `part` ("unet", "vae", "text_encoder", "tiny") from `files`."""
+        begin, end = _SHARES[part]
+        return Loader(files, self.path.name, self.dtype, self.device, self.progress, self.cancelled, begin, end)
 
 
 @dataclass
