@@ -34,6 +34,15 @@ print(json.dumps(found))
 """
 
 
+_SATISFIES = """
+import importlib.metadata as m, sys
+from pip._vendor.packaging.requirements import Requirement
+wanted = Requirement(sys.argv[1])
+version = m.version(wanted.name)
+sys.exit(wanted.url is not None or not wanted.specifier.contains(version, prereleases=True))
+"""
+
+
 class Environment:
     """One virtual environment, in `folder`. Its record (krita-sd.json) says what install.py did with it."""
 
@@ -83,6 +92,11 @@ class Environment:
             [str(self.python), "-c", _HELD, *names], env=clean_environment(), capture_output=True, text=True
         )
         return json.loads(done.stdout) if done.returncode == 0 else {}
+
+    def satisfies(self, requirement: str) -> bool:
+        """Whether what is installed already fulfils a requirement such as `torch==2.13.0` (any local tag will do)."""
+        command = [str(self.python), "-c", _SATISFIES, requirement]
+        return subprocess.run(command, env=clean_environment(), capture_output=True).returncode == 0
 
     def pip_version(self) -> tuple[int, int]:
         version = self.held("pip").get("pip", {}).get("version", "0.0")
@@ -147,7 +161,10 @@ class PipRun:
 
     @property
     def reason(self) -> str:
-        """pip's own last error in one line."""
+        """Why it failed, in one line: an address that did not answer, or pip's own last error."""
+        for line in self.lines:
+            if match := re.search(r"connection broken by '.*': (\S+)$", line):
+                return f"no answer for {match[1]}"
         errors = [line for line in self.lines if line.lower().lstrip().startswith("error")]
         if errors:
             return re.sub(r"^\s*error:\s*", "", errors[-1], flags=re.IGNORECASE)

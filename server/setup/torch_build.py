@@ -129,6 +129,9 @@ def choose(environment: Environment, wanted: str, machine: Machine, say: Say) ->
     Raises SetupError when no build of the wanted kind can be had.
     """
     if wanted not in ("auto", *KINDS):
+        if environment.satisfies(wanted):
+            say(f"a torch that fulfils {wanted} is already here")
+            return None
         return Plan(wanted)
     kind = best_kind(machine) if wanted == "auto" else wanted
     present = installed(environment, machine)

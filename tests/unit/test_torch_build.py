@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ class Offers(Environment):
 
     def held(self, *names: str) -> dict[str, dict[str, Any]]:
         return {"torch": {"version": self.present.version, "requires": []}} if self.present else {}
+
+    def satisfies(self, requirement: str) -> bool:
+        return False
 
     def pip(self, arguments: Any, say: Any, quiet: bool = False) -> PipRun:
         index = arguments[arguments.index("--extra-index-url") + 1] if "--extra-index-url" in arguments else None
@@ -183,3 +187,18 @@ def test_pip_output_is_told_in_short() -> None:
         "found sympy 1.14.0",
         "installing 2 packages",
     ]
+
+
+def test_the_reason_names_an_address_that_does_not_answer() -> None:
+    broken = (
+        "WARNING: Retrying (Retry(total=0)) after connection broken by 'ConnectTimeoutError(<pip ... host='a.org', ...>"
+    )
+    assert PipRun(1, [broken, "ERROR: No matching distribution found for torch"]).reason == "no answer for /whl/cpu"
+    assert PipRun(1, ["x", "ERROR: No matching distribution", "y"]).reason == "No matching distribution"
+
+
+def test_an_installed_version_is_compared_with_a_requirement() -> None:
+    environment = Environment(Path(sys.prefix))
+    number = environment.held("numpy")["numpy"]["version"]
+    assert environment.satisfies(f"numpy=={number}") and environment.satisfies("numpy>=1,<9")
+    assert not environment.satisfies("numpy==0.1") and not environment.satisfies("no-such-package")
