@@ -75,11 +75,7 @@ class _Selection:
     @staticmethod
     def of(doc: Any) -> _Selection | None:
         """As Krita's own tools see it: the active layer's local selection goes before the global one."""
-        mask = _local_selection(doc)
-        if mask is not None:
-            rect = mask.bounds()
-            return _Selection(mask, (rect.x(), rect.y(), rect.width(), rect.height()))
-        source = doc.selection()
+        source = _local_selection(doc) or doc.selection()
         if source is None:
             return None
         box = (source.x(), source.y(), source.width(), source.height())
@@ -96,8 +92,7 @@ class _Selection:
 
     def snapshot(self) -> _Selection:
         """Unaffected by what the painter selects next, while bands are being read."""
-        duplicate = getattr(self._source, "duplicate", None)
-        return _Selection(duplicate(), self._box) if duplicate is not None else self
+        return _Selection(self._source.duplicate(), self._box)
 
     def pixels(self, x: int, y: int, width: int, height: int) -> bytes:
         """grey8 of a rectangle anywhere."""
@@ -117,7 +112,7 @@ def _local_selection(doc: Any) -> Any | None:
         return None  # the global selection's own node
     for child in owner.childNodes():
         if child.type() == "selectionmask" and child.visible():
-            return child
+            return child.selection()
     return None
 
 
@@ -146,6 +141,7 @@ class Capture:
         self._with_mask = with_mask
         self._cancelled = False
         self._work: Iterator[None] | None = None
+        self._inner = bounds
         self._undo: list[Callable[[], None]] = []
         self._picture: list[bytes] = []
         self._mask: list[bytes] | None = None
@@ -186,20 +182,36 @@ class Capture:
         if problem:
             self._failed(problem)
         else:
-            self._done(b"".join(self._picture), b"".join(self._mask) if self._mask is not None else None)
+            self._done(self._framed(self._picture, 4), self._framed(self._mask, 1) if self._mask is not None else None)
 
     def _clean_up(self) -> None:
         while self._undo:
             self._undo.pop()()
 
     def _bands(self) -> Iterator[tuple[int, int]]:
-        for y in range(0, self._bounds.height, BAND):
-            yield y, min(BAND, self._bounds.height - y)
+        """First row (document pixels) and number of rows of each band on the canvas."""
+        for y in range(self._inner.y, self._inner.bottom, BAND):
+            yield y, min(BAND, self._inner.bottom - y)
+
+    def _framed(self, parts: list[bytes], size: int) -> bytes:
+        """The rows read from the canvas, surrounded by zeros where the area reaches over it.
+
+        Krita itself answers with the colour of the background there.
+        """
+        data, b, inner = b"".join(parts), self._bounds, self._inner
+        if inner == b:
+            return data
+        left, right = bytes((inner.x - b.x) * size), bytes((b.right - inner.right) * size)
+        row = inner.width * size
+        rows = (left + data[at : at + row] + right for at in range(0, len(data), row)) if row else ()
+        above, below = bytes((inner.y - b.y) * b.width * size), bytes((b.bottom - inner.bottom) * b.width * size)
+        return above + b"".join(rows) + below
 
     def _steps(self) -> Iterator[None]:
         """One turn of the event loop between any two yields."""
-        if self._bounds.is_empty:
-            raise ValueError(tr("the area is empty"))
+        self._inner = self._bounds.intersect(Bounds(0, 0, self._doc.width(), self._doc.height()))
+        if self._inner.is_empty:
+            raise ValueError(tr("the area lies outside the canvas"))
         selection = _Selection.of(self._doc) if self._with_mask else None
         if selection is not None:
             selection = selection.snapshot()
@@ -209,13 +221,13 @@ class Capture:
         else:
             yield from self._read_composite()
         if selection is not None and self._mask is not None:
-            b = self._bounds
+            b = self._inner
             for y, rows in self._bands():
-                self._mask.append(_checked(selection.pixels(b.x, b.y + y, b.width, rows), b.width * rows))
+                self._mask.append(_checked(selection.pixels(b.x, y, b.width, rows), b.width * rows))
                 yield
 
     def _read_composite(self) -> Iterator[None]:
-        doc, b = self._doc, self._bounds
+        doc, b = self._doc, self._inner
         hidden = previews.written(doc)
         if hidden:
             # Hiding a preview in the painter's document would flicker, and end a running stroke.
@@ -230,14 +242,14 @@ class Capture:
         plain = colour.is_plain(doc.colorModel(), doc.colorDepth(), doc.colorProfile())
         for y, rows in self._bands():
             if plain:
-                data = bytes(doc.pixelData(b.x, b.y + y, b.width, rows))
+                data = bytes(doc.pixelData(b.x, y, b.width, rows))
             else:
-                data = colour.image_bytes(doc.projection(b.x, b.y + y, b.width, rows))
+                data = colour.image_bytes(doc.projection(b.x, y, b.width, rows))
             self._picture.append(_checked(data, b.width * rows * 4))
             yield
 
     def _read_layer(self) -> Iterator[None]:
-        node, b = _paint_node(self._doc), self._bounds
+        node, b = _paint_node(self._doc), self._inner
         if node is None:
             raise ValueError(tr("no layer is active"))
         space = (node.colorModel(), node.colorDepth(), node.colorProfile())
@@ -249,19 +261,19 @@ class Capture:
             converter = colour.Converter(b.width, b.height, *space)
             self._undo.append(converter.close)
         for y, rows in self._bands():
-            data = bytes(node.projectionPixelData(b.x, b.y + y, b.width, rows))
+            data = bytes(node.projectionPixelData(b.x, y, b.width, rows))
             if not data:  # an empty group has no pixels
                 data = bytes(b.width * rows * size)
             _checked(data, b.width * rows * size)
             if converter is None:
                 self._picture.append(data)
             else:
-                converter.feed(data, y, rows)
+                converter.feed(data, y - b.y, rows)
             yield
         if converter is not None:
             converter.finish()
             for y, rows in self._bands():
-                self._picture.append(converter.read(y, rows))
+                self._picture.append(converter.read(y - b.y, rows))
                 yield
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.krita.driver import Hand
 from tests.krita.session import Session, install_plugin, missing_programs
 
 
@@ -35,6 +36,11 @@ def session() -> Iterator[Session]:
         pytest.skip("not installed: " + ", ".join(missing))
     with Session(install_plugin) as started:
         yield started
+
+
+@pytest.fixture
+def hand(session: Session) -> Hand:
+    return Hand(session)
 
 
 @pytest.fixture(autouse=True)

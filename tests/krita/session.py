@@ -46,6 +46,10 @@ BUNDLED = (
 )
 
 
+NOISE = ("QXcbIntegration:", "WARNING: Level of Detail", "QPainter::", "Timers cannot have negative")
+"""Beginnings of lines that every Krita without GL writes."""
+
+
 class Failure(AssertionError):
     """Krita did not do what the test waited for; the text says what was seen."""
 
@@ -230,6 +234,13 @@ class Session:
                 reply = json.loads(line)
                 if reply["id"] == self._next:  # answers to calls that timed out are dropped
                     break
+        except ConnectionError:
+            assert self.krita is not None
+            try:
+                code_left: object = self.krita.wait(5)
+            except subprocess.TimeoutExpired:
+                code_left = "nothing, it still runs"
+            raise Failure(f"{code!r}: Krita ended with {code_left}\n{self.log_tail()}") from None
         except TimeoutError:
             raise Failure(f"no answer within {timeout:.0f} s to {code!r}\n{self.stack()}") from None
         if not reply["ok"]:
@@ -267,7 +278,8 @@ class Session:
     def log_tail(self, lines: int = 60) -> str:
         """The end of what Krita wrote to stdout and stderr."""
         log = self.work / "krita.log"
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+        text = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return "\n".join([line for line in text if not line.startswith(NOISE)][-lines:])
 
     def screenshot(self, name: str) -> Path:
         """The whole screen as tests/output/NAME.png."""

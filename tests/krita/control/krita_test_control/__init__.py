@@ -74,6 +74,7 @@ class Control(QtCore.QObject):
 class TestControl(Extension):
     def setup(self):
         sys.excepthook = collect
+        faulthandler.enable()
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         for name in dir(helpers):
             if not name.startswith("_"):

@@ -5,7 +5,7 @@ import hashlib
 import sys
 import time
 
-from krita import Krita
+from krita import Krita, Selection
 
 if "PyQt6.QtCore" in sys.modules:
     from PyQt6 import QtCore, QtWidgets
@@ -32,6 +32,8 @@ def close_all():
     """Without questions. `setModified` in an earlier turn: the flag is set asynchronously."""
     for doc in K().documents():
         doc.setBatchmode(True)
+        if doc.selection() is not None:
+            doc.setSelection(None)  # Krita 5.1 crashes when a document with a selection is closed by code
         doc.waitForDone()
         doc.setModified(False)
         doc.close()
@@ -100,6 +102,17 @@ def undo_rows():
     return None
 
 
+def select(doc, x, y, w, h, feather=0, invert=False):
+    """A selection from code, for shapes that a mouse cannot draw. No wrapper of it may outlive the document."""
+    s = Selection()
+    s.select(x, y, w, h, 255)
+    if feather:
+        s.feather(feather)
+    if invert:
+        s.invert()
+    doc.setSelection(s)
+
+
 def selection_box(doc=None):
     doc = doc or K().activeDocument()
     s = doc.selection() if doc else None
@@ -145,7 +158,7 @@ def widget_state(name):
 
 
 def canvas_state():
-    """Corner and size of the active canvas on the screen, and the zoom."""
+    """Corner and size of the active canvas on the screen, the corner of the image there (unrotated), and the zoom."""
     main = K().activeWindow().qwindow()
     area = main.findChild(QtWidgets.QMdiArea)
     sub = area.currentSubWindow() if area else None
@@ -155,7 +168,12 @@ def canvas_state():
         if w.metaObject().className() in CANVASES:
             corner = w.mapToGlobal(QtCore.QPoint(0, 0))
             canvas = K().activeWindow().activeView().canvas()
+            area = w.parentWidget()
+            while not isinstance(area, QtWidgets.QAbstractScrollArea):
+                area = area.parentWidget()
             return {
+                "left": corner.x() - area.horizontalScrollBar().value(),
+                "top": corner.y() - area.verticalScrollBar().value(),
                 "x": corner.x(),
                 "y": corner.y(),
                 "width": w.width(),
