@@ -190,7 +190,7 @@ def test_pip_output_is_told_in_short() -> None:
 
 
 def test_the_reason_names_an_address_that_does_not_answer() -> None:
-    broken = "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError('<x>: [Errno -2]')': /whl/cpu"
+    broken = "Retrying after connection broken by 'NewConnectionError('<x>: [Errno -2]')': /whl/cpu"
     assert PipRun(1, [broken, "ERROR: No matching distribution found for torch"]).reason == "no answer for /whl/cpu"
     assert PipRun(1, ["x", "ERROR: No matching distribution", "y"]).reason == "No matching distribution"
 
