@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The arguments of `python -m server`: stable, because other programs rely on them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from krita_sd.wire.limits import MAX_COUNT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE, MAX_STEPS
+from krita_sd.wire.places import state_dir
+from krita_sd.wire.recipe import SAMPLERS
+from krita_sd.wire.version import VERSION
+
+DEVICES = ("auto", "cuda", "xpu", "mps", "cpu")
+BAD_ARGUMENTS = 2
+
+Check = Callable[[argparse.ArgumentParser, argparse.Namespace], None]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence on stderr, and exits with status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        text = message[:1].upper() + message[1:]
+        sys.stderr.write(f"{text.rstrip('.')}. See {self.prog} --help.\n")
+        sys.exit(BAD_ARGUMENTS)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """`command` is "serve", "generate" or "models"."""
+    if arguments and arguments[0] in _COMMANDS:
+        name, rest = arguments[0], arguments[1:]
+    elif arguments and not arguments[0].startswith("-"):
+        Parser(prog="python -m server").error(
+            f"there is no command {arguments[0]!r}; there are " + ", ".join(_COMMANDS)
+        )
+    else:
+        name, rest = "serve", arguments
+    parser, check = _COMMANDS[name]()
+    parsed = parser.parse_args(rest)
+    parsed.command = name
+    check(parser, parsed)
+    return parsed
+
+
+def _serve() -> tuple[Parser, Check]:
+    parser = Parser(
+        prog="python -m server",
+        description="Serve diffusion models to Krita. Other commands: generate, models.",
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=_integer(0, 65535), default=0, help="port to listen on; 0 finds a free one")
+    parser.add_argument("--token-file", type=Path, help="file of the token (default: in the state folder)")
+    parser.add_argument("--state", type=Path, default=None, help=f"state folder (default: {state_dir()})")
+    parser.add_argument("--owner", type=_integer(1, 2**31), help="leave after the process with this number is gone")
+    parser.add_argument("--keep", action="store_true", help="stay when the owner is gone")
+    _add_machine(parser)
+    return parser, _no_check
+
+
+def _models() -> tuple[Parser, Check]:
+    parser = Parser(prog="python -m server models", description="List the models that are found.")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--models", type=Path, action="append", metavar="DIR", help="folder of models (repeatable)")
+    return parser, _check_folders
+
+
+def _generate() -> tuple[Parser, Check]:
+    parser = Parser(prog="python -m server generate", description="Make pictures without Krita.")
+    parser.add_argument("--out", type=Path, required=True, metavar="F.png", help="where the picture goes")
+    parser.add_argument("--prompt", default="")
+    parser.add_argument("--negative", default="")
+    parser.add_argument("--model", default="", help="id or name from `models` (default: the embedded model)")
+    parser.add_argument("--width", type=_integer(1, MAX_SIDE))
+    parser.add_argument("--height", type=_integer(1, MAX_SIDE))
+    parser.add_argument("--steps", type=_integer(1, MAX_STEPS))
+    parser.add_argument("--guidance", type=_number(0.0, MAX_GUIDANCE))
+    parser.add_argument("--sampler", choices=SAMPLERS)
+    parser.add_argument("--seed", type=_integer(0, MAX_SEED), help="default: random")
+    parser.add_argument("--count", type=_integer(1, MAX_COUNT), default=1, help="pictures F-1.png .. F-N.png")
+    parser.add_argument("--image", type=Path, help="picture to start from")
+    parser.add_argument("--strength", type=_number(0.0, 1.0), help="how much may change (default 0.6; with a mask 1)")
+    parser.add_argument("--mask", type=Path, help="white = may change; needs --image")
+    parser.add_argument("--previews", type=Path, metavar="DIR", help="write a preview after every step")
+    parser.add_argument("--json", action="store_true", help="one line about the run")
+    parser.add_argument("--server", metavar="ws://...", help="use this server instead of an own one")
+    parser.add_argument("--token-file", type=Path, help="token of that server")
+    _add_machine(parser)
+    return parser, _check_generate
+
+
+def _add_machine(parser: Parser) -> None:
+    parser.add_argument("--models", type=Path, action="append", metavar="DIR", help="folder of models (repeatable)")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+
+
+_COMMANDS = {"serve": _serve, "generate": _generate, "models": _models}
+
+
+def _no_check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    _check_folders(parser, parsed)
+
+
+def _check_folders(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    for folder in parsed.models or ():
+        if not folder.is_dir():
+            parser.error(f"the models folder {folder} does not exist")
+
+
+def _check_generate(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    _check_folders(parser, parsed)
+    if parsed.out.suffix.lower() != ".png":
+        parser.error("--out must name a .png file")
+    if not parsed.out.absolute().parent.is_dir():
+        parser.error(f"the folder {parsed.out.absolute().parent} does not exist")
+    if parsed.out.is_dir():
+        parser.error(f"{parsed.out} is a folder")
+    for name in ("mask", "strength"):
+        if getattr(parsed, name) is not None and parsed.image is None:
+            parser.error(f"--{name} needs --image")
+    if parsed.token_file is not None and parsed.server is None:
+        parser.error("--token-file needs --server")
+    if parsed.token_file is not None and not parsed.token_file.is_file():
+        parser.error(f"the token file {parsed.token_file} does not exist")
+
+
+def _integer(low: int, high: int):  # type: ignore[no-untyped-def]
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text!r}")
+        return value
+
+    return read
+
+
+def _number(low: float, high: float):  # type: ignore[no-untyped-def]
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be a number from {low:g} to {high:g}, not {text!r}")
+        return value
+
+    return read

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From command-line arguments and picture files to a recipe and its input pictures."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from krita_sd.geometry import NATIVE, Bounds, Extent, NativeRange, context_bounds, feather_and_grow
+from krita_sd.wire.errors import bad_request
+from krita_sd.wire.frames import Picture
+from krita_sd.wire.limits import MAX_SEED
+from krita_sd.wire.recipe import Recipe
+from krita_sd.wire.values import UNSET
+
+from . import images
+
+IMAGE_STRENGTH = 0.6
+"""Strength of --image without --strength; with --mask it is 1."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The recipe with its pictures by hash. For inpainting, `base` (RGBA) and the `region` of it that is repainted."""
+
+    recipe: Recipe
+    pictures: dict[str, Picture] = field(default_factory=dict)
+    model_name: str = ""
+    base: NDArray[np.uint8] | None = None
+    region: Bounds = Bounds(0, 0, 0, 0)
+
+
+def make_request(arguments: argparse.Namespace, models: Sequence[dict[str, Any]]) -> Request:
+    """Read the files and make the recipe. Raises WireError(bad_request, too_large)."""
+    model = _choose(arguments.model, models)
+    native = native_range(model)
+    recipe = Recipe(
+        prompt=arguments.prompt,
+        negative=arguments.negative,
+        model=str(model["id"]) if model and arguments.model else arguments.model,
+        seed=arguments.seed if arguments.seed is not None else secrets.randbelow(MAX_SEED + 1),
+        steps=_given(arguments.steps),
+        guidance=_given(arguments.guidance),
+        sampler=_given(arguments.sampler),
+    )
+    name = str(model.get("name", "")) if model else arguments.model
+    if arguments.image is None:
+        size = default_size(native)
+        width, height = arguments.width or size.width, arguments.height or size.height
+        return Request(_checked(recipe.replace(width=width, height=height)), {}, name)
+    image = images.read_image(arguments.image)
+    mask = None if arguments.mask is None else images.read_mask(arguments.mask)
+    if mask is not None and mask.shape != image.shape[:2]:
+        raise bad_request(
+            f"The mask is {mask.shape[1]} x {mask.shape[0]} pixels and the image {image.shape[1]} x {image.shape[0]}; "
+            "both must be the same size."
+        )
+    size = _wanted_size(arguments, Extent(image.shape[1], image.shape[0]))
+    image = images.resized(image, size)
+    if mask is None:
+        strength = IMAGE_STRENGTH if arguments.strength is None else arguments.strength
+        picture = images.to_picture(image)
+        recipe = recipe.replace(
+            kind="img2img", width=size.width, height=size.height, strength=strength, image=picture.hash
+        )
+        return Request(_checked(recipe), {picture.hash: picture}, name)
+    return _inpaint(arguments, recipe, image, images.resized(mask, size), native, name)
+
+
+def _inpaint(
+    arguments: argparse.Namespace,
+    recipe: Recipe,
+    image: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    native: NativeRange,
+    name: str,
+) -> Request:
+    strength = 1.0 if arguments.strength is None else arguments.strength
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        raise bad_request("The mask is empty, so nothing may change.", "Paint white where the picture may change.")
+    x, y = int(columns[0]), int(rows[0])
+    selection = Bounds(x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1)
+    feather, grow = feather_and_grow(selection, strength)
+    canvas = Extent(image.shape[1], image.shape[0])
+    region = context_bounds(selection, canvas, native, feather, grow)
+    picture, selected = images.to_picture(images.cut(image, region)), images.to_picture(images.cut(mask, region))
+    recipe = recipe.replace(
+        kind="inpaint",
+        width=region.width,
+        height=region.height,
+        strength=strength,
+        image=picture.hash,
+        mask=selected.hash,
+    )
+    return Request(_checked(recipe), {picture.hash: picture, selected.hash: selected}, name, image, region)
+
+
+def native_range(model: dict[str, Any] | None) -> NativeRange:
+    """The native sizes that a model of the server's list states, or those of its family."""
+    family = NATIVE.get(str(model.get("family"))) if model else None
+    fallback = family or NATIVE["sd1"]
+    given = model.get("native") if model else None
+    if not isinstance(given, dict):
+        return fallback
+    return fallback._replace(pixels=0)._replace(**{key: given[key] for key in NativeRange._fields if key in given})
+
+
+def default_size(native: NativeRange) -> Extent:
+    """A square of the area that the model was trained on."""
+    pixels = native.pixels or math.sqrt(native.min_pixels * native.max_pixels)
+    side = max(native.min_side, min(native.max_side, round(math.sqrt(pixels) / 64) * 64))
+    return Extent(side, side)
+
+
+def _wanted_size(arguments: argparse.Namespace, size: Extent) -> Extent:
+    """What --width and --height say; one alone keeps the shape of the picture."""
+    width, height = arguments.width, arguments.height
+    if width is None and height is None:
+        return size
+    width = width or max(1, round(size.width * height / size.height))
+    height = height or max(1, round(size.height * width / size.width))
+    return Extent(width, height)
+
+
+def _choose(wanted: str, models: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The model with this id, else the only one with this name; "" is the server's first usable checkpoint."""
+    if not wanted:
+        usable = [model for model in models if model.get("usable") and model.get("kind") == "checkpoint"]
+        return next((model for model in usable if model.get("id") == "pocket"), usable[0] if usable else None)
+    for key in ("id", "name"):
+        found = [model for model in models if model.get(key) == wanted]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """Through the wire's own reader, so that a bad value is one sentence before anything runs."""
+    return Recipe.from_json(recipe.to_json())
+
+
+def _given(value: Any) -> Any:
+    return UNSET if value is None else value

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What all connections share: sessions, scheduler, blobs, library, and the welcome that describes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from typing import Any
+
+from krita_sd.wire import PROTOCOL, limits
+from krita_sd.wire.frames import BYTES_PER_PIXEL
+from krita_sd.wire.messages import LANES, PLACES, PREVIEW_LEVELS, Hello, Models, Welcome
+from krita_sd.wire.recipe import FILLS, KINDS, SAMPLERS
+from krita_sd.wire.values import dump
+from krita_sd.wire.version import VERSION
+from server.library import Library
+from server.library.family import SUPPORTED, TITLES
+from server.pool import Pool
+
+from .blobs import Blobs
+from .journal import Journal
+from .scheduler import Scheduler
+from .session import Session
+from .state import StateFolder
+
+log = logging.getLogger(__name__)
+
+SESSION_SECONDS = 7 * 24 * 3600.0
+"""A session that has not been seen for this long is forgotten with its waiting jobs and results."""
+
+MODELS_BYTES = limits.MAX_MESSAGE // 2
+"""JSON bytes of the models in one message; the rest of a very large collection is left out."""
+
+
+class Hub:
+    """Made once per server; `load` blocks and comes first, `start` begins the work."""
+
+    def __init__(self, folder: StateFolder, library: Library, pool: Pool) -> None:
+        self.instance = uuid.uuid4().hex
+        self.library = library
+        self.pool = pool
+        self.blobs = Blobs(folder.pictures)
+        self.journal = Journal(folder.journal)
+        self.scheduler = Scheduler(pool, library, self.blobs, self.journal, self.session)
+        self._sessions: dict[str, Session] = {}
+        self._scanned = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def load(self) -> None:
+        """Take back what the last server left in the state folder."""
+        self.blobs.load()
+        saved = self.journal.load()
+        self.journal.start(asyncio.get_running_loop())
+        for id, seq, seen in saved.sessions:
+            self._sessions[id] = Session(id, self.journal, self.blobs, seq)
+            self._sessions[id].seen = seen
+        for row in saved.items:
+            if row[0] in self._sessions:
+                self._sessions[row[0]].restore(row)
+        self.scheduler.restore([row for row in saved.jobs if row[1] in self._sessions])
+        self._expire()
+
+    def start(self) -> None:
+        """Start worker, scheduler and the scan of the model folders."""
+        self.pool.start(self.scheduler.on_event)
+        self._tasks = [asyncio.create_task(self.scheduler.run()), asyncio.create_task(self._first_scan())]
+
+    async def close(self) -> None:
+        """End tasks and workers; what is unfinished stays in the journal for the next server."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.pool.close()
+        await asyncio.to_thread(self.journal.close)
+
+    async def ready(self) -> None:
+        """Until the models are known."""
+        await self._scanned.wait()
+
+    async def rescan(self) -> None:
+        await asyncio.to_thread(self.library.scan)
+
+    def session(self, id: str) -> Session:
+        """The session `id`, made when it is new."""
+        if id not in self._sessions:
+            self._sessions[id] = Session(id, self.journal, self.blobs)
+        return self._sessions[id]
+
+    def welcome(self, hello: Hello) -> tuple[Session, Welcome, int]:
+        """(session, welcome, last seq of it that the client has) for a client that said hello."""
+        resumed = hello.session in self._sessions
+        session = self.session(hello.session)
+        self.scheduler.queue.activate(session.id)
+        last_seq = min(hello.last_seq, session.seq) if resumed else 0
+        message = Welcome(
+            PROTOCOL,
+            VERSION,
+            self.instance,
+            session.id,
+            session.seq,
+            resumed,
+            self.pool.device(),
+            self.models(),
+            families={family: TITLES[family] for family in sorted(SUPPORTED)},
+            features={
+                "kinds": list(KINDS),
+                "fills": list(FILLS),
+                "samplers": list(SAMPLERS),
+                "previews": list(PREVIEW_LEVELS),
+                "lanes": list(LANES),
+                "places": list(PLACES),
+                "formats": list(BYTES_PER_PIXEL),
+            },
+            limits={
+                "chunk": limits.CHUNK,
+                "max_message": limits.MAX_MESSAGE,
+                "max_picture": limits.MAX_PICTURE,
+                "max_count": limits.MAX_COUNT,
+                "max_prompt": limits.MAX_PROMPT,
+            },
+            jobs=tuple(job.describe() for job in self.scheduler.queue.of(session.id)),
+        )
+        return session, message, last_seq
+
+    def models(self) -> tuple[dict[str, Any], ...]:
+        """The models as clients see them, as many as fit into one message."""
+        out: list[dict[str, Any]] = []
+        size = 0
+        for entry in self.library.entries:
+            described = entry.to_json()
+            size += len(dump(described).encode()) + 1
+            if size > MODELS_BYTES:
+                log.warning("only %d of %d models fit into one message", len(out), len(self.library.entries))
+                break
+            out.append(described)
+        return tuple(out)
+
+    def models_message(self) -> Models:
+        return Models(self.models())
+
+    async def _first_scan(self) -> None:
+        try:
+            await self.rescan()
+        finally:
+            self._scanned.set()
+        self.scheduler.wake()
+
+    def _expire(self) -> None:
+        now = time.time()
+        for id, session in list(self._sessions.items()):
+            if now - session.seen > SESSION_SECONDS:
+                self.scheduler.forget(id)
+                session.acknowledge(session.seq)
+                self.journal.do("delete from sessions where session=?", (id,))
+                del self._sessions[id]

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scan model folders into a table of opaque ids. The table is the only way from an id to a path.
+
+An id that came from a peer is looked up in a dict and nothing else: it never takes part in building a path, so no
+hostile id can make the server touch a file outside the roots.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from krita_sd.wire.errors import Code, WireError
+
+from .family import SUPPORTED, TITLES, UNKNOWN, Detected, detect, detect_folder, read_json
+from .header import read_header
+
+log = logging.getLogger(__name__)
+
+UNSAFE = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
+COMPONENTS = ("unet", "vae", "text_encoder")
+MAX_DEPTH = 16
+MAX_ENTRIES = 200_000
+POCKET = Path(__file__).resolve().parents[1] / "pocket"
+"""The embedded model."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model on disk. `problem` is a sentence when it is not usable, with the error code that using it gives."""
+
+    id: str
+    name: str
+    path: Path
+    kind: str
+    family: str
+    size: int
+    problem: str = ""
+    code: Code = Code.MODEL_UNSUPPORTED
+    inpainting: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+    stamp: tuple[int, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        return not self.problem
+
+    def to_json(self) -> dict[str, Any]:
+        """What a client may know: no path."""
+        out: dict[str, Any] = {"id": self.id, "name": self.name, "kind": self.kind, "family": self.family}
+        out |= {"bytes": self.size, "usable": self.usable, "problem": self.problem, "inpainting": self.inpainting}
+        for key in ("native", "defaults", "second_pass"):
+            if key in self.settings:
+                out[key] = self.settings[key]
+        return out
+
+    def error(self) -> WireError:
+        """What a job that names this model fails with when it is not usable."""
+        return WireError(self.code, self.problem, "Choose another model.")
+
+
+class Library:
+    """The models under `roots`; `pocket` is the folder of the embedded model. Thread-safe; `scan` blocks."""
+
+    def __init__(self, roots: Sequence[Path], pocket: Path | None = POCKET) -> None:
+        self.roots = tuple(roots)
+        self._pocket = pocket
+        self._lock = threading.Lock()
+        self._entries: dict[str, ModelEntry] = {}
+        self._known: dict[str, ModelEntry] = {}
+
+    def scan(self) -> None:
+        """Look at every root again. Files whose size and time have not changed are not opened."""
+        with self._lock:
+            found = list(self._find())
+            self._known = {str(entry.path): entry for entry in found}
+            named = _distinguish(found)
+            self._entries = {entry.id: entry for entry in named}
+
+    @property
+    def entries(self) -> tuple[ModelEntry, ...]:
+        return tuple(self._entries.values())
+
+    def default(self) -> ModelEntry | None:
+        """The embedded model, else the first usable checkpoint."""
+        usable = [entry for entry in self.entries if entry.usable and entry.kind == "checkpoint"]
+        return next((entry for entry in usable if entry.id == "pocket"), usable[0] if usable else None)
+
+    def find(self, id: str, kind: str = "checkpoint") -> ModelEntry:
+        """The usable model `id`; "" is the default checkpoint. Raises WireError(model_*)."""
+        entry = self._entries.get(id) if id else self.default()
+        if entry is None and not id:
+            raise WireError(
+                Code.MODEL_MISSING, "There is no usable model.", "Put a model into the models folder and rescan."
+            )
+        if entry is None or entry.kind != kind and entry.usable:
+            what = {"checkpoint": "model", "lora": "LoRA", "vae": "VAE"}.get(kind, kind)
+            raise WireError(
+                Code.MODEL_MISSING, f"The server has no such {what}.", "Rescan the models and choose again."
+            )
+        if not entry.usable:
+            raise entry.error()
+        return entry
+
+    def _find(self) -> Iterator[ModelEntry]:
+        if self._pocket is not None and (self._pocket / "model_index.json").is_file():
+            yield self._folder(self._pocket, "pocket")
+        seen: set[tuple[int, int]] = set()
+        budget = MAX_ENTRIES
+        for root in self.roots:
+            for kind, path, stamp in _walk(root, seen, 0):
+                budget -= 1
+                if budget < 0:
+                    log.warning("more than %d model files; the rest is ignored", MAX_ENTRIES)
+                    return
+                yield self._folder(path) if kind == "folder" else self._file(path, stamp)
+
+    def _folder(self, path: Path, id: str = "") -> ModelEntry:
+        stamp = _folder_stamp(path)
+        known = self._known.get(str(path))
+        if known is not None and known.stamp == stamp:
+            return known
+        detected, settings, problem, code = UNKNOWN, {}, "", Code.MODEL_CORRUPT
+        name = path.name
+        try:
+            detected = detect_folder(path)
+            if (path / "krita_sd.json").is_file():
+                settings = read_json(path / "krita_sd.json")
+                name = settings["name"] if isinstance(settings.get("name"), str) else name
+            problem, code = _unsupported(name, detected) or _unsafe_folder(path) or ("", code)
+            if not problem:
+                for file in _weights(path):
+                    read_header(file)
+        except WireError as error:
+            problem, code = error.message, error.code
+        size = sum(file.stat().st_size for file in _weights(path))
+        return ModelEntry(
+            id or _id(path), name, path, "checkpoint", detected.family, size, problem, code,
+            detected.inpainting, settings, stamp,
+        )  # fmt: skip
+
+    def _file(self, path: Path, stamp: tuple[int, ...]) -> ModelEntry:
+        known = self._known.get(str(path))
+        if known is not None and known.stamp == stamp:
+            return known
+        size = stamp[0]
+        if path.suffix.lower() in UNSAFE:
+            problem = (
+                f"{path.name} can run code when it is opened and is not safe to load; convert it to safetensors first."
+            )
+            return ModelEntry(
+                _id(path), path.name, path, "checkpoint", "", size, problem, Code.MODEL_UNSAFE, stamp=stamp
+            )
+        try:
+            detected = detect(read_header(path))
+            problem, code = _unsupported(path.name, detected) or ("", Code.MODEL_UNSUPPORTED)
+        except WireError as error:
+            detected, problem, code = Detected("checkpoint"), error.message, error.code
+        return ModelEntry(
+            _id(path), path.stem, path, detected.kind, detected.family, size, problem, code,
+            detected.inpainting, {}, stamp,
+        )  # fmt: skip
+
+
+def _walk(root: Path, seen: set[tuple[int, int]], depth: int) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
+    """Model files and diffusers folders under `root`, each real folder once however links lead to it."""
+    try:
+        info = os.stat(root)
+        if (info.st_dev, info.st_ino) in seen or depth > MAX_DEPTH:
+            return
+        seen.add((info.st_dev, info.st_ino))
+        with os.scandir(root) as entries:
+            items = sorted(entries, key=lambda item: item.name)
+    except OSError as error:
+        log.warning("cannot read the models folder %s: %s", root, error.strerror)
+        return
+    if any(item.name == "model_index.json" for item in items):
+        yield "folder", root, ()
+        return
+    for item in items:
+        if item.name.startswith("."):
+            continue
+        try:
+            if item.is_dir():
+                yield from _walk(Path(item.path), seen, depth + 1)
+                continue
+            suffix = os.path.splitext(item.name)[1].lower()
+            if suffix != ".safetensors" and suffix not in UNSAFE:
+                continue
+            info = item.stat()
+        except OSError:
+            continue
+        yield "file", Path(item.path), (info.st_size, info.st_mtime_ns, info.st_ino)
+
+
+def _weights(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for part in COMPONENTS:
+        try:
+            found += sorted((folder / part).glob("*.safetensors"))
+        except OSError:
+            continue
+    return found
+
+
+def _folder_stamp(folder: Path) -> tuple[int, ...]:
+    stamp: list[int] = []
+    for path in (folder / "model_index.json", folder / "krita_sd.json", *_weights(folder)):
+        try:
+            info = path.stat()
+        except OSError:
+            continue
+        stamp += (info.st_size, info.st_mtime_ns, info.st_ino)
+    return tuple(stamp)
+
+
+def _unsafe_folder(folder: Path) -> tuple[str, Code] | None:
+    for part in COMPONENTS:
+        if any((folder / part).glob("*.safetensors")):
+            continue
+        if any(file.suffix.lower() in UNSAFE for file in (folder / part).glob("*")):
+            why = f"{folder.name} has weights that can run code when opened; convert it to safetensors first."
+            return why, Code.MODEL_UNSAFE
+        return f"The model folder {folder.name} has no weights for its {part.replace('_', ' ')}.", Code.MODEL_CORRUPT
+    return None
+
+
+def _unsupported(name: str, detected: Detected) -> tuple[str, Code] | None:
+    if detected.kind in ("unknown", "component"):
+        return f"{name} is not a kind of model that is known here.", Code.MODEL_UNSUPPORTED
+    if detected.kind != "checkpoint":
+        return None
+    if not detected.family:
+        return f"The architecture of {name} is not known here.", Code.MODEL_UNSUPPORTED
+    if detected.family not in SUPPORTED:
+        title = TITLES.get(detected.family, detected.family)
+        return f"{name} is {title}, which is not supported yet.", Code.MODEL_UNSUPPORTED
+    if detected.channels not in (4, 9):
+        return f"{name} takes {detected.channels} input channels, which is not supported yet.", Code.MODEL_UNSUPPORTED
+    return None
+
+
+def _id(path: Path) -> str:
+    """Stable between runs, readable, and useless as a path."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", path.stem).strip("-")[:40].lower() or "model"
+    return (
+        f"{stem}-{hashlib.blake2b(str(path.absolute()).encode('utf-8', 'surrogateescape'), digest_size=4).hexdigest()}"
+    )
+
+
+def _distinguish(found: list[ModelEntry]) -> list[ModelEntry]:
+    """Names that occur twice get their folder's name behind them."""
+    counts: dict[str, int] = {}
+    for entry in found:
+        counts[entry.name] = counts.get(entry.name, 0) + 1
+    out = []
+    for entry in found:
+        name = entry.name.encode("utf-8", "replace").decode("utf-8")
+        if counts[entry.name] > 1 and entry.id != "pocket":
+            name = f"{name} ({entry.path.parent.name})"
+        out.append(entry if name == entry.name else replace(entry, name=name))
+    return out

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which device computes: the wanted one, or the first of cuda, xpu, mps and cpu that really works."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+ORDER = ("cuda", "xpu", "mps", "cpu")
+
+
+def choose_device(wanted: str) -> tuple[str, dict[str, Any]]:
+    """(device, {kind, name, memory, note}). A named device that fails is reported in `note`; the processor follows."""
+    import torch
+
+    notes: list[str] = []
+    for kind in ORDER if wanted == "auto" else (wanted, "cpu"):
+        problem = _problem(torch, kind)
+        if not problem:
+            if kind == "cpu":
+                _leave_a_core(torch)
+            info = {"kind": kind, "name": _name(torch, kind), "memory": _memory(torch, kind), "note": " ".join(notes)}
+            log.info("device %s", info)
+            return kind, info
+        log.warning("device %s: %s", kind, problem)
+        if wanted != "auto":
+            notes.append(f"The device {kind} cannot be used ({problem}); the processor is used instead.")
+    raise RuntimeError("no device works")
+
+
+def _problem(torch: Any, kind: str) -> str:
+    if kind == "cpu":
+        return ""
+    module = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
+    if module is None or not module.is_available():
+        return "not available in this installation of PyTorch"
+    try:
+        # A driver that is too old is found "available" and fails at the first kernel.
+        (torch.ones(8, device=kind) * 2).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _leave_a_core(torch: Any) -> None:
+    # On many cores one is left to the front and to Krita; on two, half the speed would be too high a price.
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    cores = torch.get_num_threads()
+    if cores >= 4:
+        torch.set_num_threads(cores - 1)
+
+
+def _name(torch: Any, kind: str) -> str:
+    if kind in ("cuda", "xpu"):
+        return str(getattr(torch, kind).get_device_name(0))
+    return {"mps": "Apple GPU", "cpu": "Processor"}[kind]
+
+
+def _memory(torch: Any, kind: str) -> int:
+    """Bytes of memory of the device; 0 when unknown."""
+    if kind in ("cuda", "xpu"):
+        return int(getattr(torch, kind).get_device_properties(0).total_memory)
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 0

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The loop of a worker process: orders come in on one thread, units run on the main one, events go out.
+
+A stop order may arrive at any time; it is noted by unit number and polled by whatever runs. The end of the pipe ends
+the process at once, also in the middle of a step: the front is gone and nobody wants the result.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import traceback
+import uuid
+from typing import Any, BinaryIO
+
+from krita_sd.wire.errors import Code, WireError
+from krita_sd.wire.frames import Picture
+from server.pool.channel import read_message, write_message
+
+from .device import choose_device
+from .job import Control, Execution
+from .models import ModelCache
+
+log = logging.getLogger(__name__)
+
+KEPT_PICTURES = 4
+"""Input pictures kept for the next unit of the same job."""
+
+
+class WorkLoop:
+    """Reads `incoming`, writes `outgoing`; `run` returns only when the pipe is closed while idle."""
+
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, device: str) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._lock = threading.Lock()
+        self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._pictures: dict[str, Picture] = {}
+        self._controls: dict[int, Control] = {}
+        self._wanted_device = device
+
+    def run(self) -> None:
+        threading.Thread(target=self._read, name="orders", daemon=True).start()
+        device, info = choose_device(self._wanted_device)
+        models = ModelCache(device)
+        execution = Execution(models)
+        self._emit("ready", device=info)
+        while (order := self._orders.get()) is not None:
+            self._run_unit(execution, order)
+
+    def _run_unit(self, execution: Execution, order: dict[str, Any]) -> None:
+        unit = int(order["unit"])
+        control = self._controls[unit]
+
+        def emit(event: str, payload: bytes = b"", **data: Any) -> None:
+            self._emit(event, payload, unit=unit, **data)
+
+        try:
+            pictures = {digest: self._pictures[digest] for digest in order["blobs"]}
+            data, payload = execution.run(order, pictures, control, emit)
+            emit("image", payload, **data)
+        except WireError as error:
+            if error.code is Code.CANCELLED:
+                emit("cancelled")
+            else:
+                log.warning("unit %d failed: %s", unit, error)
+                emit("failed", error=error.to_json())
+        except Exception as error:  # the boundary of the process: any bug must become one failed job and a log entry
+            emit("failed", error=_unexpected(error).to_json())
+        finally:
+            del self._controls[unit]
+
+    def _read(self) -> None:
+        while (message := read_message(self._incoming)) is not None:
+            order, payload = message
+            do = order.pop("do")
+            if do == "picture":
+                picture = Picture(order["format"], order["width"], order["height"], payload)
+                self._pictures.pop(order["hash"], None)  # so that it becomes the newest
+                self._pictures[order["hash"]] = picture
+                while len(self._pictures) > KEPT_PICTURES:
+                    self._pictures.pop(next(iter(self._pictures)))
+            elif do == "run":
+                self._controls[int(order["unit"])] = Control()
+                self._orders.put(order)
+            elif (control := self._controls.get(int(order["unit"]))) is not None:
+                control.order(do)
+        # Not sys.exit: a step that runs on the main thread would go on for its whole duration.
+        os._exit(0)
+
+    def _emit(self, event: str, payload: bytes = b"", **data: Any) -> None:
+        with self._lock:
+            try:
+                write_message(self._outgoing, {"event": event, **data}, payload)
+            except OSError:
+                os._exit(0)
+
+
+def _unexpected(error: Exception) -> WireError:
+    ref = uuid.uuid4().hex[:8]
+    log.error("ref %s\n%s", ref, traceback.format_exc())
+    name = type(error).__name__
+    if "OutOfMemory" in name or isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return WireError(
+            Code.OUT_OF_MEMORY,
+            "There was not enough memory for this picture.",
+            "Close other programs, or choose a smaller region.",
+            retryable=True,
+            ref=ref,
+        )
+    return WireError(
+        Code.INTERNAL,
+        f"The server met an unexpected problem ({name}).",
+        f"The server's log has the details under {ref}.",
+        ref=ref,
+    )

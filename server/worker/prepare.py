@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything of a job that is the same for all its images: resolved recipe, render plan, inputs and masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from krita_sd.geometry import Extent, RenderPlan, feather_and_grow, plan_render
+from krita_sd.wire.errors import bad_request
+from krita_sd.wire.frames import Picture
+from krita_sd.wire.recipe import Recipe
+from krita_sd.wire.values import UNSET, or_default
+
+from . import masks, pixels
+from .fill import fill
+
+Array = NDArray[np.uint8]
+
+FALLBACK = {"steps": 20, "guidance": 7.0, "sampler": "DPM++ 2M", "min_steps": 1}
+"""What neither the recipe nor the model says."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """recipe: without UNSET. image, denoise, composite: target extent. render, denoise_render: render extent.
+
+    filled: the masked part of `render` holds something to start from, not only a neutral grey.
+    """
+
+    recipe: Recipe
+    plan: RenderPlan
+    strength: float
+    image: Array | None = None
+    render: Array | None = None
+    denoise: Array | None = None
+    denoise_render: Array | None = None
+    composite: Array | None = None
+    filled: bool = False
+    loras: tuple[tuple[Path, float], ...] = ()
+
+
+def prepare(recipe: Recipe, pictures: dict[str, Picture], model: Any, settings: dict[str, Any]) -> Prepared:
+    """Resolve `recipe` for `model`. `settings`: id of the model, paths of the LoRAs by id. Raises WireError."""
+    recipe = resolve(recipe, model.defaults).replace(model=settings["id"])
+    target = Extent(recipe.width, recipe.height)
+    plan = plan_render(target, model.native)
+    loras = tuple((Path(settings["loras"][lora.id]), lora.weight) for lora in recipe.loras)
+    if recipe.kind == "txt2img":
+        return Prepared(recipe, plan, 1.0, loras=loras)
+    image = pixels.rgb_of(_input(pictures, recipe.image, "bgra8", target, "picture"))
+    if recipe.kind == "img2img":
+        return Prepared(recipe, plan, recipe.strength, image, pixels.to_render(image, plan), loras=loras)
+    selection = pixels.grey_of(_input(pictures, recipe.mask, "grey8", target, "mask"))
+    box = masks.bounds(selection)
+    if box.is_empty:
+        raise bad_request("The selection is empty, so nothing may change.", "Select an area first.")
+    feather, grow = feather_and_grow(box, recipe.strength)
+    recipe = recipe.replace(feather=or_default(recipe.feather, feather), grow=or_default(recipe.grow, grow))
+    feather, grow = (0, 0) if recipe.exact_mask else (int(recipe.feather), int(recipe.grow))  # type: ignore[arg-type]
+    denoise = masks.denoise_mask(selection, grow, feather)
+    composite = selection if recipe.exact_mask else masks.composite_mask(selection, feather)
+    under = fill(image, denoise, recipe.fill) if recipe.strength >= 1.0 else image
+    return Prepared(
+        recipe,
+        plan,
+        recipe.strength,
+        image,
+        pixels.to_render(under, plan),
+        denoise,
+        pixels.to_render(denoise, plan),
+        composite,
+        filled=recipe.strength >= 1.0 and recipe.fill != "neutral",
+        loras=loras,
+    )
+
+
+def resolve(recipe: Recipe, defaults: dict[str, Any]) -> Recipe:
+    """`recipe` with the model's own values wherever it says nothing; 0 and "" say something."""
+    known = {**FALLBACK, **{key: value for key, value in defaults.items() if key in FALLBACK}}
+    missing = {key: value for key, value in known.items() if getattr(recipe, key) is UNSET}
+    return recipe.replace(**missing)
+
+
+def _input(pictures: dict[str, Picture], digest: str | None, format: str, target: Extent, what: str) -> Picture:
+    picture = pictures[digest or ""]
+    if (picture.format, picture.width, picture.height) != (format, target.width, target.height):
+        raise bad_request(
+            f"The {what} is {picture.width} x {picture.height} pixels of {picture.format}, "
+            f"but {target.width} x {target.height} of {format} are needed."
+        )
+    return picture
