@@ -41,7 +41,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="Krita's resource folder (contains pykrita); a kritarc belonging to it is changed only if it exists",
     )
-    parser.add_argument("--open", action="store_true", help="afterwards start Krita with a new picture and the docker")
+    parser.add_argument(
+        "--open", action="store_true", help="afterwards open the first picture in Krita, with the docker showing"
+    )
     job = parser.add_mutually_exclusive_group()
     job.add_argument(
         "--zip", action="store_true", help="only build dist/krita_sd.zip for Import Python Plugin from File"
@@ -192,7 +194,7 @@ def install(given: argparse.Namespace) -> None:
 
 
 def open_krita() -> None:
-    """Start Krita on a new picture, so that the dockers show, and let go of it."""
+    """Start Krita on the first picture (without any picture it shows no dockers), and let go of it."""
     from server.setup import SetupError
     from server.setup.krita_places import find_program, program_environment
 
@@ -201,14 +203,14 @@ def open_krita() -> None:
         raise SetupError("Krita was not found on this machine; install it from krita.org, then start it yourself.")
     env = program_environment(os.environ) | {"KRITA_SD_SHOW": "1"}
     subprocess.Popen(
-        [*program, "--nosplash", "--new-image", "RGBA,U8,1024,1024"],
+        [*program, "--nosplash", str(PICTURE)],
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    print("Krita is starting.")
+    print(f"Krita is starting with {PICTURE.name}.")
 
 
 def build_zip() -> None:
