@@ -42,7 +42,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="Krita's resource folder (contains pykrita); a kritarc belonging to it is changed only if it exists",
     )
     parser.add_argument(
-        "--open", action="store_true", help="afterwards open the first picture in Krita, with the docker showing"
+        "--open", action="store_true", help="afterwards open the first picture in Krita, with the docker"
     )
     job = parser.add_mutually_exclusive_group()
     job.add_argument(
