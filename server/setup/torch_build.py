@@ -156,7 +156,8 @@ def choose(environment: Environment, wanted: str, machine: Machine, say: Say) ->
         say(f"PyTorch's index did not answer, so the CPU build is taken; later: install.py --torch {kind}")
         return Plan(f"torch=={found.version}")
     raise SetupError(
-        f"No {NAMES[kind]} build of torch {PINNED} could be found ({reason}); check the internet connection, "
+        f"No {NAMES[kind]} build of torch {PINNED} for Python {platform.python_version()} could be found ({reason}); "
+        "check the internet connection, "
         "or choose another with --torch, for example --torch cpu or --torch torch==2.12.0."
     )
 

@@ -318,3 +318,36 @@ def test_every_room_of_tests_is_run() -> None:
     names = [stage.name for stage in checks.stages(ROOT, Path("python"), Path("out"))]
     assert names == ["format", "lint", "types", "unit", "wire", "engine", "server", "krita"]
     assert {path.name for path in (ROOT / "tests").iterdir() if list(path.glob("test_*.py"))} <= set(names)
+
+
+def fake_programs(folder: Path, **scripts: str) -> None:
+    folder.mkdir()
+    for name, text in scripts.items():
+        (folder / name.replace("_", "-")).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name.replace("_", "-")).chmod(0o755)
+
+
+def test_missing_programs_are_installed_on_debian_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    fake_programs(tmp_path / "bin", apt_get=f'echo "$@" >> {log}; exit 0', dpkg_query="echo unknown", xdotool="")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    checks.bring_programs(lambda _: None)
+    update, install = log.read_text().splitlines()
+    assert update == "update"
+    assert install == "install --yes --no-install-recommends krita xvfb openbox imagemagick python3-pyqt5"
+    fake_programs(tmp_path / "bin2", apt_get="echo no such package >&2; exit 100", dpkg_query="echo unknown")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin2"))
+    with pytest.raises(SetupError, match="no such package"):
+        checks.bring_programs(lambda _: None)
+
+
+def test_missing_programs_are_named_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_programs(tmp_path / "bin", apt_get="exit 1", dpkg_query="echo unknown", krita="")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(SetupError, match="sudo apt-get install xvfb openbox xdotool imagemagick python3-pyqt5"):
+        checks.bring_programs(lambda _: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match="missing here: krita, xvfb"):
+        checks.bring_programs(lambda _: None)
