@@ -238,10 +238,6 @@ class Actions(QtCore.QObject):
         """A docker is visible: connect, and look at the document."""
         if docker not in self._dockers:
             self._dockers.append(docker)
-            if not self.settings.seen:
-                # A new docker may start behind a tab; once, it comes to the front.
-                docker.raise_()
-                self.change(seen=True)
         self._start()
 
     def _start(self) -> None:

@@ -196,14 +196,16 @@ class JobTable:
         job.error = error if phase is Phase.FAILED else None
         if phase is Phase.FAILED and job.error is None:
             job.error = WireError(Code.INTERNAL, "The server reported a failure without a reason.")
-        if phase is Phase.DONE and job.results:
-            if not job.pinned and job.document_open:
-                own = self.selected if self.selected in job.results else job.results[0]
-                assert own is not None
+        kept = [key for key in job.results if key in self.results]
+        if phase is not Phase.DONE or not kept:
+            yield from self._leave_stage(job)
+        elif job.document_open and not job.pinned:
+            own = self.selected if self.selected in kept else kept[0]
+            if self.results[own].applied:
+                yield from self._leave_stage(job)
+            else:
                 yield from self._take_stage(job)
                 yield ShowResult(own)
-        else:
-            yield from self._leave_stage(job)
 
     def _result(self, event: ResultArrived) -> Iterator[Effect]:
         key = f"{event.job}:{event.index}"

@@ -11,7 +11,7 @@ from krita import DockWidget, DockWidgetFactory, DockWidgetFactoryBase, Extensio
 from krita_sd.actions import Actions
 from krita_sd.canvas.guard import Guard
 from krita_sd.dock.panel import Panel
-from krita_sd.qt import QtCore, QtWidgets, tr
+from krita_sd.qt import Qt, QtCore, QtWidgets, tr
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,18 @@ class Docker(DockWidget):
         self.setWindowTitle("Krita SD")
         self._actions = actions()
         self._panel = Panel(self._actions)
-        self.setWidget(self._panel)
+        # Without it the height of our widgets would make the whole Krita window taller than a small screen.
+        area = QtWidgets.QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setMinimumSize(200, 160)
+        area.setWidget(self._panel)
+        self.setWidget(area)
         self._actions.changed.connect(self._draw)
         self._draw()
+        if not self._actions.settings.seen:
+            QtCore.QTimer.singleShot(0, self._first_time)
 
     def canvasChanged(self, canvas: Any) -> None:  # noqa: N802
         self._actions.document_changed()
@@ -92,6 +101,26 @@ class Docker(DockWidget):
         super().showEvent(event)
         # Only a painter who sees the docker needs a server.
         self._actions.wake(self)
+
+    def _first_time(self) -> None:
+        try:
+            if not self._actions.settings.seen:
+                self._actions.change(seen=True)
+                self.come_forward()
+        except Exception:  # a docker in a plain place is better than Krita's error dialog
+            log.exception("first time")
+
+    def come_forward(self) -> None:
+        """On the first run: into the tabs of the brush presets, in front. Krita 5.3 and later start it hidden, and
+        as one more row in the column it would squeeze the others."""
+        main = self.parentWidget()
+        presets = main.findChild(QtWidgets.QDockWidget, "PresetDocker") if main is not None else None
+        if presets is not None and not self.isFloating() and presets.isVisible():
+            main.tabifyDockWidget(presets, self)
+        self.show()
+        QtCore.QTimer.singleShot(0, self.raise_)
+        if main is not None and not self.isFloating():
+            main.resizeDocks([self], [self._panel.sizeHint().height() + 40], Qt.Orientation.Vertical)
 
     def focus_prompt(self) -> None:
         """Show the docker and put the keyboard into the prompt."""

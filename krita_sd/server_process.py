@@ -178,8 +178,8 @@ def _spawn(python: Path, root: Path, folder: Path) -> tuple[subprocess.Popen[byt
                 cwd=root,
                 env=clean_environment(os.environ),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.DEVNULL,
+                stderr=output,
                 **options,
             )
     except OSError as error:

@@ -74,7 +74,7 @@ def progress_of(job: Job) -> tuple[float | None, str]:
     if job.phase is Phase.SAMPLING:
         text = f"step {job.step} of {job.total}" if job.total else "sampling"
     if job.count > 1:
-        text = f"image {job.index + 1} of {job.count}: {text}"
+        text = f"{job.index + 1}/{job.count}: {text}"
     if job.keeping:
         text = f"stopping: {text}"
     if job.phase in (Phase.SAMPLING, Phase.DECODING) and job.total:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from krita_sd import plan
-from krita_sd.qt import QtWidgets, tr
+from krita_sd.qt import Qt, QtWidgets, tr
 from krita_sd.settings import SOURCES, Settings
 from krita_sd.view import View
 from krita_sd.wire.limits import MAX_COUNT, MAX_FEATHER, MAX_GUIDANCE, MAX_STEPS
@@ -37,6 +37,7 @@ class Options(QtWidgets.QScrollArea):
         self.setWidgetResizable(True)
         self.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
         self.setMinimumHeight(120)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         inner = QtWidgets.QWidget()
         self._form = QtWidgets.QFormLayout(inner)
         self._form.setContentsMargins(0, 0, 4, 0)
@@ -52,6 +53,9 @@ class Options(QtWidgets.QScrollArea):
         widget.setObjectName(f"krita_sd_{name}")
         widget.setAccessibleName(tr(text))
         widget.setToolTip(tr(tip))
+        # Fields give way to the width of the docker, not the other way round.
+        widget.setMinimumWidth(70)
+        widget.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
         label = QtWidgets.QLabel(tr(text))
         label.setBuddy(widget)
         self._form.addRow(label, widget)

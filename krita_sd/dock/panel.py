@@ -8,6 +8,8 @@ from typing import Any
 from krita_sd.dock.options import Options
 from krita_sd.dock.prompt_edit import PromptEdit
 from krita_sd.dock.results import ResultStrip
+from krita_sd.dock.sentence import Sentence
+from krita_sd.dock.wheel import WheelGuard
 from krita_sd.qt import Qt, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
@@ -46,17 +48,12 @@ class Panel(QtWidgets.QWidget):
             field.cancel.connect(actions.cancel)
         column.addWidget(self.prompt, 2)
         column.addWidget(self.negative, 0)
-        self.note = self._label("note", tr("Note"))
-        column.addWidget(self.note)
         column.addLayout(self._strength_row())
+        column.addLayout(self._note_row())
         self.options = Options(actions.change, actions.change_params)
         column.addWidget(self.options, 3)
         column.addLayout(self._button_row())
-        self.progress = QtWidgets.QProgressBar()
-        self.progress.setObjectName("krita_sd_progress")
-        self.progress.setAccessibleName(tr("Progress"))
-        self.progress.setMaximumHeight(18)
-        column.addWidget(self.progress)
+        column.addLayout(self._progress_row())
         self.results = ResultStrip(actions.thumbnail)
         self.results.picked.connect(actions.pick)
         self.results.apply.connect(actions.apply)
@@ -65,19 +62,10 @@ class Panel(QtWidgets.QWidget):
         self.results.cancel.connect(actions.cancel)
         column.addWidget(self.results)
         column.addLayout(self._result_row())
-        self.status = self._label("status", tr("Status"))
+        self.status = Sentence("krita_sd_status", tr("Status"))
         column.addWidget(self.status)
         column.addStretch(0)
-
-    def _label(self, name: str, accessible: str) -> Any:
-        label = QtWidgets.QLabel()
-        label.setObjectName(f"krita_sd_{name}")
-        label.setAccessibleName(accessible)
-        # Prompts and messages are text, never markup.
-        label.setTextFormat(Qt.TextFormat.PlainText)
-        label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        label.setWordWrap(True)
-        return label
+        self._calm_wheel()
 
     def _model_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
@@ -121,29 +109,43 @@ class Panel(QtWidgets.QWidget):
             widget.setAccessibleName(tr("Strength"))
             widget.setToolTip(tip)
             widget.valueChanged.connect(lambda value: self._actions.change(strength=value / 100))
-        self.steps_label = self._label("steps_label", tr("Steps that will run"))
-        self.steps_label.setWordWrap(False)
         label = QtWidgets.QLabel(tr("Strength"))
         label.setBuddy(self.strength)
         row.addWidget(label)
         row.addWidget(self.strength, 1)
         row.addWidget(self.strength_box)
+        return row
+
+    def _note_row(self) -> Any:
+        row = QtWidgets.QHBoxLayout()
+        self.steps_label = Sentence("krita_sd_steps_label", tr("Steps that will run"), wrap=False)
+        self.note = Sentence("krita_sd_note", tr("Note"))
         row.addWidget(self.steps_label)
+        row.addWidget(self.note, 1)
         return row
 
     def _button_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
         actions = self._actions
         self.generate = _button("generate", tr("Generate"), "", actions.generate)
-        self.generate.setMinimumWidth(110)
         bold = self.generate.font()
         bold.setBold(True)
         self.generate.setFont(bold)
-        self.keep = _button("keep", tr("Stop and keep"), tr("Stop here and keep what you see"), actions.keep)
         self.cancel = _button("cancel", tr("Cancel"), tr("Stop without a trace (Esc)"), actions.cancel)
         row.addWidget(self.generate, 2)
-        row.addWidget(self.keep, 1)
         row.addWidget(self.cancel, 1)
+        return row
+
+    def _progress_row(self) -> Any:
+        row = QtWidgets.QHBoxLayout()
+        self.progress = QtWidgets.QProgressBar()
+        self.progress.setObjectName("krita_sd_progress")
+        self.progress.setAccessibleName(tr("Progress"))
+        self.progress.setMinimumWidth(60)
+        tip = tr("Stop here and keep what you see")
+        self.keep = _button("keep", tr("Stop and keep"), tip, self._actions.keep)
+        row.addWidget(self.progress, 2)
+        row.addWidget(self.keep, 1)
         return row
 
     def _result_row(self) -> Any:
@@ -154,6 +156,15 @@ class Panel(QtWidgets.QWidget):
         row.addWidget(self.apply, 1)
         row.addWidget(self.discard, 1)
         return row
+
+    def _calm_wheel(self) -> None:
+        """The wheel scrolls the docker; it changes a value only in a field that has the keyboard."""
+        self._wheel = WheelGuard(self)
+        for kind in (QtWidgets.QAbstractSpinBox, QtWidgets.QComboBox, QtWidgets.QAbstractSlider):
+            for widget in self.findChildren(kind):
+                if not isinstance(widget, QtWidgets.QScrollBar):
+                    widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+                    widget.installEventFilter(self._wheel)
 
     def _typed(self, name: str, text: str) -> None:
         if self._settings is not None and getattr(self._settings, name) != text:

@@ -11,7 +11,7 @@ from krita_sd.view import ResultItem
 
 _KEY = Qt.ItemDataRole.UserRole
 _APPLIED = Qt.ItemDataRole.UserRole + 1
-_ICON = 72
+_ICON = 64
 
 
 class ResultStrip(QtWidgets.QListWidget):
@@ -41,7 +41,7 @@ class ResultStrip(QtWidgets.QListWidget):
         self.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.SingleSelection)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         bar = self.style().pixelMetric(QtWidgets.QStyle.PixelMetric.PM_ScrollBarExtent)
-        self.setFixedHeight(_ICON + 16 + bar)
+        self.setFixedHeight(_ICON + 12 + bar)
         self.currentItemChanged.connect(self._changed)
         self.itemClicked.connect(lambda item: self.picked.emit(item.data(_KEY)))
         self.itemDoubleClicked.connect(lambda _item: self.apply.emit())
