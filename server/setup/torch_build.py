@@ -155,10 +155,12 @@ def choose(environment: Environment, wanted: str, machine: Machine, say: Say) ->
     if wanted == "auto" and found and found.kind == "cpu":
         say(f"PyTorch's index did not answer, so the CPU build is taken; later: install.py --torch {kind}")
         return Plan(f"torch=={found.version}")
+    other = (
+        f"take the one that is offered with --torch torch=={found.version}" if found else "name another with --torch"
+    )
     raise SetupError(
         f"No {NAMES[kind]} build of torch {PINNED} for Python {platform.python_version()} could be found ({reason}); "
-        "check the internet connection, "
-        "or choose another with --torch, for example --torch cpu or --torch torch==2.12.0."
+        f"check the internet connection, or {other}."
     )
 
 
