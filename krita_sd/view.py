@@ -87,14 +87,12 @@ def progress_of(job: Job) -> tuple[float | None, str]:
 
 def model_entry(models: Sequence[Mapping[str, Any]], chosen: str) -> Mapping[str, Any]:
     """The server's entry of the chosen model; of its default when none is chosen; empty when unknown."""
-    for entry in models:
-        if entry.get("id") == chosen:
-            return entry
+    checkpoints = [entry for entry in models if entry.get("kind", "checkpoint") == "checkpoint"]
     if not chosen:
-        usable = [entry for entry in models if entry.get("usable", True)]
-        marked = [entry for entry in usable if entry.get("default")]
-        return next(iter(marked or usable), {})
-    return {}
+        # The server's own rule for its default: the embedded model, else the first that can be used.
+        usable = [entry for entry in checkpoints if entry.get("usable", True)]
+        return next((entry for entry in usable if entry.get("id") == "pocket"), usable[0] if usable else {})
+    return next((entry for entry in checkpoints if entry.get("id") == chosen), {})
 
 
 def make(
@@ -160,6 +158,8 @@ def _choices(models: Sequence[Mapping[str, Any]], chosen: str) -> tuple[ModelCho
     default = str(model_entry(models, "").get("name", ""))
     choices = [ModelChoice("", f"Default ({default})" if default else "Default")]
     for entry in models:
+        if entry.get("kind", "checkpoint") != "checkpoint":
+            continue
         name = str(entry.get("name") or entry.get("id") or "")
         family = str(entry.get("family") or "")
         problem = "" if entry.get("usable", True) else str(entry.get("problem") or "It cannot be used.")

@@ -17,10 +17,10 @@ from krita_sd.wire.recipe import Recipe
 from krita_sd.wire.values import UNSET
 
 POCKET: dict[str, Any] = {
-    "id": "p",
+    "id": "pocket",
     "name": "Pocket",
+    "kind": "checkpoint",
     "family": "sd1",
-    "default": True,
     "native": {
         "min_side": 192,
         "max_side": 384,
