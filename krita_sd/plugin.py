@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from krita import DockWidget, DockWidgetFactory, DockWidgetFactoryBase, Extension
@@ -91,8 +92,7 @@ class Docker(DockWidget):
         self.setWidget(area)
         self._actions.changed.connect(self._draw)
         self._draw()
-        if not self._actions.settings.seen:
-            QtCore.QTimer.singleShot(0, self._first_time)
+        QtCore.QTimer.singleShot(0, self._first_time)
 
     def canvasChanged(self, canvas: Any) -> None:  # noqa: N802
         self._actions.document_changed()
@@ -104,7 +104,9 @@ class Docker(DockWidget):
 
     def _first_time(self) -> None:
         try:
-            if not self._actions.settings.seen:
+            # `install.py --open` asks for it once, also from a painter who has closed the docker.
+            asked = os.environ.pop("KRITA_SD_SHOW", None)
+            if asked or not self._actions.settings.seen:
                 self._actions.change(seen=True)
                 self.come_forward()
         except Exception:  # a docker in a plain place is better than Krita's error dialog
