@@ -120,9 +120,12 @@ def draw_noise(shape: torch.Size, generator: torch.Generator, device: torch.devi
 
 
 def pixels_to_tensor(pixels: Pixels, device: torch.device) -> torch.Tensor:
-    """RGB bytes (h, w, 3) to float32 (1, 3, h, w), -1..1; converted on the device."""
+    """RGB bytes (h, w, 3) to float32 (1, 3, h, w), -1..1; converted on the device.
+
+    The memory stays channels-last, as in the diffusers pipelines: convolutions round differently in another order.
+    """
     tensor = torch.from_numpy(pixels.copy() if not pixels.flags.c_contiguous else pixels).to(device)
-    return 2.0 * (tensor.permute(2, 0, 1)[None].to(torch.float32) / 255.0) - 1.0
+    return 2.0 * (tensor[None].permute(0, 3, 1, 2).to(torch.float32) / 255.0) - 1.0
 
 
 def tensor_to_pixels(tensor: torch.Tensor) -> Pixels:

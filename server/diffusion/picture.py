@@ -98,6 +98,9 @@ class _Job:
         original = None
         if task.image is not None and self._needs_latents(from_noise):
             original = sample_latents(model, task.image, generator)
+            if task.mask is not None:
+                # Like the pipelines, which leave img2img latents channels-last: kernels round by memory order.
+                original = original.contiguous()
         noise = draw_noise(shape, generator, model.device)
         if original is None or from_noise:
             latents = noise * schedule.pure_noise_scale

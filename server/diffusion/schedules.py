@@ -30,8 +30,10 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     """A new diffusers scheduler built from the model's original scheduler config (chaining would leak arguments)."""
     import diffusers
 
+    # Old folders miss both, and the classes' defaults are for pixel models; the pipelines correct them in the same way.
+    config = {**config, "clip_sample": False, "steps_offset": 1}
     class_name, settings = _TABLE[name]
-    return getattr(diffusers, class_name).from_config(dict(config), **settings)
+    return getattr(diffusers, class_name).from_config(config, **settings)
 
 
 class Schedule:
