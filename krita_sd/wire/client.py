@@ -98,6 +98,7 @@ class JobLost(Event):
 @dataclass(frozen=True)
 class ModelsListed(Event):
     models: tuple[dict, ...]
+    device: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ class ClientCore:
         if isinstance(message, Progress):
             return [JobProgress(message)]
         if isinstance(message, Models):
-            return [ModelsListed(message.models)]
+            return [ModelsListed(message.models, message.device)]
         if isinstance(message, Error):
             return self._receive_error(message.error)
         return []

@@ -329,14 +329,16 @@ class Result(Message):
 
 @dataclass(frozen=True)
 class Models(Message):
-    """The list of models: [{id, name, family, kind, bytes, usable, problem, native, defaults}]."""
+    """The list of models: [{id, name, family, kind, bytes, usable, problem, native, defaults}], and the device as in
+    `Welcome`: it is known only once the worker runs."""
 
     type = "models"
     models: tuple[dict[str, Any], ...]
+    device: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, read: Fields) -> Models:
-        return cls(tuple(read.objects("models", 100_000)))
+        return cls(tuple(read.objects("models", 100_000)), read.object("device", {}))
 
 
 @dataclass(frozen=True)

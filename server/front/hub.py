@@ -138,7 +138,7 @@ class Hub:
         return tuple(out)
 
     def models_message(self) -> Models:
-        return Models(self.models())
+        return Models(self.models(), self.pool.device())
 
     async def _first_scan(self) -> None:
         try:
