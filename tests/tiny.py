@@ -17,6 +17,7 @@ _SD1_SCHEDULE = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "num_train_timesteps": 1000,
+    "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
@@ -80,7 +81,7 @@ def make_parts(
     from server.diffusion.tokenizer import shipped_tokenizer
 
     second = family == "sd2"
-    scheduler = (DDIMScheduler if second else PNDMScheduler)(**_schedule(family, prediction))
+    scheduler = (DDIMScheduler if second else PNDMScheduler).from_config(_schedule(family, prediction))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
@@ -132,7 +133,7 @@ def make_parts(
 
 def _schedule(family: str, prediction: str | None) -> dict[str, Any]:
     if family == "sd2":
-        return {**_SD1_SCHEDULE, "clip_sample": False, "prediction_type": prediction or "v_prediction"}
+        return {**_SD1_SCHEDULE, "prediction_type": prediction or "v_prediction"}
     return {**_SD1_SCHEDULE, "skip_prk_steps": True, "prediction_type": prediction or "epsilon"}
 
 

@@ -124,7 +124,7 @@ def pixels_to_tensor(pixels: Pixels, device: torch.device) -> torch.Tensor:
 
     The memory stays channels-last, as in the diffusers pipelines: convolutions round differently in another order.
     """
-    tensor = torch.from_numpy(pixels.copy() if not pixels.flags.c_contiguous else pixels).to(device)
+    tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(device)
     return 2.0 * (tensor[None].permute(0, 3, 1, 2).to(torch.float32) / 255.0) - 1.0
 
 

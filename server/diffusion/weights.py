@@ -17,6 +17,8 @@ from krita_sd.wire.errors import Code, WireError
 from server.diffusion.families import Family
 from server.diffusion.task import Cancelled
 
+MAX_TENSORS = 50_000  # the largest real checkpoints have a few thousand; a million would take a minute to look at
+
 Progress = Callable[[float], None]
 IsCancelled = Callable[[], bool]
 
@@ -59,7 +61,10 @@ class TensorFiles:
             try:
                 handle = self._stack.enter_context(safe_open(path, framework="pt", device="cpu"))
                 self.metadata.update(handle.metadata() or {})
-                self._homes.update((name, (handle, path)) for name in handle.keys())
+                names = handle.keys()
+                if len(names) > MAX_TENSORS:
+                    raise ValueError("too many tensors")
+                self._homes.update((name, (handle, path)) for name in names)
             except (SafetensorError, OSError, ValueError) as error:
                 self._stack.close()
                 raise corrupt(path.name) from error

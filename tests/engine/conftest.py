@@ -58,7 +58,7 @@ def picture(width: int = 64, height: int = 64, seed: int = 1) -> np.ndarray:
     """A smooth random picture, uint8 (height, width, 3)."""
     coarse = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
     fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
-    return (fine[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    return (fine[0].permute(1, 2, 0) * 255).round().to(torch.uint8).contiguous().numpy()
 
 
 def hard_mask(width: int = 64, height: int = 64) -> np.ndarray:

@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Loading: folders and single files give the same model; damaged and foreign files give one sentence each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from krita_sd.wire.errors import Code, WireError
+from server.diffusion import Cancelled, Task, generate, ldm, load_model
+from tests.engine.conftest import Loaded
+from tests.tiny import make_file, make_model, make_parts
+
+TASK = Task(prompt="a red boat", seed=3, total_steps=2, sampler="Euler a", width=64, height=64)
+PARTS = ("unet", "vae", "text_encoder")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_file(tmp_path_factory.mktemp("files") / "tiny.safetensors")
+
+
+def assert_same_weights(one: Any, other: Any) -> None:
+    for part in PARTS:
+        first, second = getattr(one, part).state_dict(), getattr(other, part).state_dict()
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first), part
+
+
+@pytest.mark.parametrize(("family", "inpaint"), [("sd1", False), ("sd1", True), ("sd2", False), ("sd2", True)])
+def test_single_file_is_the_folder(family: str, inpaint: bool, model_of: Loaded, tmp_path: Path) -> None:
+    """The writer in tests.tiny walks modules, the loader translates names: neither knows the other."""
+    path = make_file(tmp_path / "model.safetensors", family, inpaint)
+    single = load_model(path, family)
+    folder = model_of(family, inpaint=inpaint) if inpaint else model_of(family)
+    assert_same_weights(single, folder)
+    assert single.schedule_config["prediction_type"] == folder.schedule_config["prediction_type"]
+    assert np.array_equal(generate(single, TASK).image, generate(folder, TASK).image)
+
+
+def test_diffusers_own_loader_reads_what_the_tests_write(folder_of: Loaded, checkpoint: Path) -> None:
+    """Guards the writer: a checkpoint that only our loader understands would prove nothing."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    parts = make_parts("sd1")
+    for kind, name in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")):
+        module = kind.from_single_file(str(checkpoint), config=str(folder_of("sd1")), subfolder=name)
+        wanted = parts[name].state_dict()
+        assert all(torch.equal(wanted[key], value) for key, value in module.state_dict().items())
+
+
+def test_folder_is_what_diffusers_loads(folder_of: Loaded, model_of: Loaded) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(str(folder_of("sd2")), local_files_only=True)
+    assert_same_weights(model_of("sd2"), pipe)
+    text = "A photo of a Cat, 1.5x — naïve 漢字 🙂"
+    assert model_of("sd2").tokenizer(text).input_ids == pipe.tokenizer(text).input_ids
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_files_load_into_the_wanted_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = make_file(tmp_path / "half.safetensors", dtype=dtype)
+    model = load_model(path, "sd1")
+    assert model.dtype == torch.float32 and model.vae.dtype == torch.float32
+    exact = make_parts("sd1")["unet"].state_dict()
+    assert all(torch.equal(exact[name].to(dtype).float(), value) for name, value in model.unet.state_dict().items())
+    assert load_model(path, "sd1", dtype=torch.bfloat16).unet.dtype == torch.bfloat16
+
+
+def test_encoder_without_text_model_in_its_names(checkpoint: Path, tmp_path: Path) -> None:
+    path = make_file(tmp_path / "flat.safetensors", clip_prefix="")
+    assert_same_weights(load_model(path, "sd1"), load_model(checkpoint, "sd1"))
+
+
+def test_prediction_type_from_markers_in_the_file(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint)
+    save_file({**tensors, "v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, tmp_path / "v.safetensors")
+    config = load_model(tmp_path / "v.safetensors", "sd1").schedule_config
+    assert config["prediction_type"] == "v_prediction" and config["rescale_betas_zero_snr"] is True
+    assert load_model(checkpoint, "sd1").schedule_config["prediction_type"] == "epsilon"
+
+
+def test_sd2_file_that_does_not_say_is_asked_itself(tmp_path: Path) -> None:
+    """An epsilon model answers the noisiest step with its input, a v model with something far below it."""
+    from server.diffusion.load_file import predicts_velocity
+
+    unet = make_parts("sd2")["unet"]
+    honest = unet.forward
+    for answer, wanted in ((lambda x: x * 0.99, False), (lambda x: x - 4.0, True)):
+        unet.forward = lambda x, *_, answer=answer, **__: (answer(x),)
+        assert predicts_velocity(unet) is wanted
+    unet.forward = honest
+    path = make_file(tmp_path / "silent.safetensors", "sd2", metadata={})
+    assert load_model(path, "sd2").schedule_config["prediction_type"] in ("epsilon", "v_prediction")
+
+
+def test_ema_copies_and_training_state_are_ignored(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint)
+    for name in list(tensors):
+        if name.startswith("model.diffusion_model."):
+            tensors["model_ema." + name.replace(".", "")] = torch.zeros_like(tensors[name])
+    tensors["model_ema.decay"] = torch.tensor(0.99)
+    tensors["first_stage_model.loss.logvar"] = torch.zeros(())
+    save_file(tensors, tmp_path / "full.safetensors")
+    assert_same_weights(load_model(tmp_path / "full.safetensors", "sd1"), load_model(checkpoint, "sd1"))
+
+
+def header(text: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(text) if length is None else length) + text
+
+
+OVERLAP = json.dumps({name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in ("a", "b")}).encode()
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "seven bytes": lambda data: data[:7],
+    "header cut": lambda data: data[:1000],
+    "body cut": lambda data: data[: len(data) // 2],
+    "one byte short": lambda data: data[:-1],
+    "trailing bytes": lambda data: data + b"x",
+    "web page": lambda data: b"<!DOCTYPE html><html><title>404 Not Found</title></html>" * 20,
+    "pickle": lambda data: b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R." * 20,
+    "zip": lambda data: b"PK\x03\x04" + bytes(500),
+    "huge header": lambda data: header(b"{}", 2**63 - 1),
+    "header of 100 GB": lambda data: header(b"{}", 10**11),
+    "bad JSON": lambda data: header(b'{"a": ') + bytes(64),
+    "not UTF-8": lambda data: header(b'{"\xff": 1}') + bytes(64),
+    "deep JSON": lambda data: header(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"),
+    "overlapping tensors": lambda data: header(OVERLAP) + bytes(16),
+    "list": lambda data: header(b"[]"),
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_files_are_one_sentence(kind: str, checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(DAMAGE[kind](checkpoint.read_bytes()))
+    with pytest.raises(WireError) as caught:
+        load_model(path, "sd1")
+    assert caught.value.code is Code.MODEL_CORRUPT
+    assert "damaged.safetensors" in caught.value.message and caught.value.message.endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_many_tiny_tensors_are_refused_quickly(tmp_path: Path) -> None:
+    count = 100_000
+    entries = {f"t{i}": {"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]} for i in range(count)}
+    (tmp_path / "many.safetensors").write_bytes(header(json.dumps(entries).encode()) + bytes(count))
+    with pytest.raises(WireError) as caught:
+        load_model(tmp_path / "many.safetensors", "sd1")
+    assert caught.value.code in (Code.MODEL_CORRUPT, Code.MODEL_UNSUPPORTED)
+
+
+def changed(tensors: dict[str, torch.Tensor], **kind: Any) -> dict[str, torch.Tensor]:
+    prefix = "model.diffusion_model."
+    if kind.get("without"):
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(kind["without"])}
+    if kind.get("reshape"):
+        return {**tensors, kind["reshape"]: torch.zeros(3, 3)}
+    if kind.get("also"):
+        return {**tensors, prefix + kind["also"]: torch.zeros(4, 4)}
+    if kind.get("integers"):
+        return {**tensors, kind["integers"]: torch.zeros_like(tensors[kind["integers"]], dtype=torch.int32)}
+    conv = tensors[prefix + "input_blocks.0.0.weight"]
+    return {**tensors, prefix + "input_blocks.0.0.weight": conv.repeat(1, 2, 1, 1)[:, : kind["channels"]].contiguous()}
+
+
+FOREIGN: dict[str, tuple[dict[str, Any], Code]] = {
+    "a weight missing": ({"without": "model.diffusion_model.middle_block.0.in_layers.0.weight"}, Code.MODEL_CORRUPT),
+    "a VAE weight missing": ({"without": "first_stage_model.quant_conv.bias"}, Code.MODEL_CORRUPT),
+    "a text weight missing": (
+        {"without": "cond_stage_model.transformer.text_model.encoder.layers.1.mlp.fc2"},
+        Code.MODEL_CORRUPT,
+    ),
+    "half of the UNet missing": ({"without": "model.diffusion_model.output_blocks"}, Code.MODEL_CORRUPT),
+    "a wrong shape": ({"reshape": "model.diffusion_model.out.0.weight"}, Code.MODEL_CORRUPT),
+    "integers for weights": ({"integers": "model.diffusion_model.out.0.weight"}, Code.MODEL_CORRUPT),
+    "no autoencoder": ({"without": "first_stage_model"}, Code.MODEL_UNSUPPORTED),
+    "no text encoder": ({"without": "cond_stage_model"}, Code.MODEL_UNSUPPORTED),
+    "no UNet": ({"without": "model.diffusion_model"}, Code.MODEL_UNSUPPORTED),
+    "an adapter inside": ({"also": "input_blocks.1.1.transformer_blocks.0.fuser.weight"}, Code.MODEL_UNSUPPORTED),
+    "class embeddings": ({"also": "label_emb.0.0.weight"}, Code.MODEL_UNSUPPORTED),
+    "depth model": ({"channels": 5}, Code.MODEL_UNSUPPORTED),
+    "pix2pix model": ({"channels": 8}, Code.MODEL_UNSUPPORTED),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_incomplete_and_foreign_files_are_one_sentence(kind: str, checkpoint: Path, tmp_path: Path) -> None:
+    change, code = FOREIGN[kind]
+    path = tmp_path / "foreign.safetensors"
+    save_file(changed(load_file(checkpoint), **change), path)
+    with pytest.raises(WireError) as caught:
+        load_model(path, "sd1")
+    assert caught.value.code is code and caught.value.message.endswith(".")
+
+
+def test_the_other_family_is_refused(checkpoint: Path, folder_of: Loaded) -> None:
+    for path, family in ((checkpoint, "sd2"), (checkpoint, "sdxl")):
+        with pytest.raises(WireError) as caught:
+            load_model(path, family)
+        assert caught.value.code is Code.MODEL_UNSUPPORTED
+
+
+def test_unsafe_formats_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pickle
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr(pickle, "load", never)
+    monkeypatch.setattr(torch, "load", never)
+    (tmp_path / "old.ckpt").write_bytes(b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R.")
+    with pytest.raises(WireError) as caught:
+        load_model(tmp_path / "old.ckpt", "sd1")
+    assert caught.value.code is Code.MODEL_UNSAFE
+    folder = make_model(tmp_path / "folder")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(WireError) as caught:
+        load_model(folder, "sd1")
+    assert caught.value.code is Code.MODEL_UNSAFE
+
+
+def test_missing_model(tmp_path: Path) -> None:
+    with pytest.raises(WireError) as caught:
+        load_model(tmp_path / "gone.safetensors", "sd1")
+    assert caught.value.code is Code.MODEL_MISSING
+
+
+FOLDER_DAMAGE: dict[str, tuple[Callable[[Path], Any], Code]] = {
+    "no unet config": (lambda f: (f / "unet/config.json").unlink(), Code.MODEL_CORRUPT),
+    "unet config is a list": (lambda f: (f / "unet/config.json").write_text("[]"), Code.MODEL_CORRUPT),
+    "unet config is cut": (lambda f: (f / "unet/config.json").write_text('{"in_ch'), Code.MODEL_CORRUPT),
+    "unet config is nonsense": (
+        lambda f: (f / "unet/config.json").write_text('{"block_out_channels": "x"}'),
+        Code.MODEL_UNSUPPORTED,
+    ),
+    "no scheduler": (lambda f: (f / "scheduler/scheduler_config.json").unlink(), Code.MODEL_CORRUPT),
+    "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), Code.MODEL_CORRUPT),
+    "no vae weights": (
+        lambda f: (f / "vae/diffusion_pytorch_model.safetensors").unlink(),
+        Code.MODEL_CORRUPT,
+    ),
+    "vae weights in the unet": (
+        lambda f: shutil.copy(
+            f / "vae/diffusion_pytorch_model.safetensors", f / "unet/diffusion_pytorch_model.safetensors"
+        ),
+        Code.MODEL_UNSUPPORTED,
+    ),
+    "another pipeline": (
+        lambda f: (f / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'),
+        Code.MODEL_UNSUPPORTED,
+    ),
+    "no index": (lambda f: (f / "model_index.json").unlink(), Code.MODEL_CORRUPT),
+    "tiny decoder elsewhere": (
+        lambda f: (f / "krita_sd.json").write_text('{"tiny_decoder": "../../etc"}'),
+        Code.MODEL_CORRUPT,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDER_DAMAGE)
+def test_damaged_folders_are_one_sentence(kind: str, folder_of: Loaded, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(folder_of("sd1"), folder)
+    damage, code = FOLDER_DAMAGE[kind]
+    damage(folder)
+    with pytest.raises(WireError) as caught:
+        load_model(folder, "sd1")
+    assert caught.value.code is code and caught.value.message.endswith(".")
+
+
+def test_older_folders_load(folder_of: Loaded, model_of: Loaded, tmp_path: Path) -> None:
+    """fp16 names only, attention under its old names, the text encoder with and without its wrapper."""
+    folder = tmp_path / "model"
+    shutil.copytree(folder_of("sd1"), folder)
+    vae = load_file(folder / "vae/diffusion_pytorch_model.safetensors")
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    old = {}
+    for name, tensor in vae.items():
+        for new, before in names.items():
+            name = name.replace(new, before)
+        old[name] = tensor
+    assert old.keys() != vae.keys()
+    save_file(old, folder / "vae/diffusion_pytorch_model.safetensors")
+    unet = folder / "unet/diffusion_pytorch_model.safetensors"
+    unet.rename(folder / "unet/diffusion_pytorch_model.fp16.safetensors")
+    text = load_file(folder / "text_encoder/model.safetensors")
+    other = {
+        name.removeprefix("text_model.") if name.startswith("text_model.") else f"text_model.{name}": tensor
+        for name, tensor in text.items()
+    }
+    other["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(other, folder / "text_encoder/model.safetensors")
+    assert_same_weights(load_model(folder, "sd1"), model_of("sd1"))
+
+
+def test_settings_of_the_model_itself(tmp_path: Path) -> None:
+    native = {"min_side": 192, "max_side": 384, "min_pixels": 192 * 192, "max_pixels": 320 * 320}
+    extra = {"native": native, "defaults": {"steps": 12, "guidance": 3.0}, "second_pass": False}
+    model = load_model(make_model(tmp_path / "m", extra=extra, tiny_decoder=True), "sd1")
+    assert model.native._asdict() == {**native, "multiple": 8, "second_pass": False, "pixels": 0}
+    assert model.defaults == {"steps": 12, "guidance": 3.0}
+    assert model.tiny_decoder is not None
+
+
+def test_native_size_from_the_folder_and_from_the_family(model_of: Loaded, checkpoint: Path) -> None:
+    assert model_of("sd1").native[:4] == (64, 96, 64 * 64, 64 * 96)
+    assert load_model(checkpoint, "sd1").native[:4] == (512, 768, 512 * 512, 512 * 768)
+
+
+def test_loading_can_be_cancelled_and_shows_progress(checkpoint: Path) -> None:
+    heard: list[float] = []
+    load_model(checkpoint, "sd1", progress=heard.append)
+    assert heard == sorted(heard) and heard[-1] == 1.0 and len(heard) > 100
+    for limit in (0, 50):
+        asked = iter(range(10**6))
+        with pytest.raises(Cancelled):
+            load_model(checkpoint, "sd1", cancelled=lambda asked=asked, limit=limit: next(asked) >= limit)
+
+
+def test_loading_needs_no_network(checkpoint: Path, folder_of: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for path in (checkpoint, folder_of("sd1")):
+        generate(load_model(path, "sd1"), TASK)
+
+
+def test_a_file_that_changes_later_does_not_change_the_model(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy.safetensors"
+    shutil.copy(checkpoint, path)
+    model = load_model(path, "sd1")
+    before = generate(model, TASK).image
+    with path.open("r+b") as file:
+        file.truncate(100)
+    assert np.array_equal(generate(model, TASK).image, before)
+
+
+# Published sizes: UNet, autoencoder, text encoder (SD2.x: the 23 layers that are run).
+FULL_SIZE = {
+    "sd1": ((320, 640, 1280, 1280), 768, False, 859_520_964),
+    "sd2": ((320, 640, 1280, 1280), 1024, True, 865_910_724),
+}
+
+
+@pytest.mark.parametrize("family", FULL_SIZE)
+def test_full_size_names_and_sizes(family: str) -> None:
+    """On the meta device: every weight of the real UNet has a name in the original layout and back."""
+    from diffusers import UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    channels, width, second, count = FULL_SIZE[family]
+    config = {
+        "block_out_channels": channels,
+        "layers_per_block": 2,
+        "cross_attention_dim": width,
+        "attention_head_dim": [5, 10, 20, 20] if second else 8,
+        "use_linear_projection": second,
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    }
+    with torch.device("meta"):
+        state = UNet2DConditionModel(**config).state_dict()
+    assert sum(tensor.numel() for tensor in state.values()) == count
+    sources = ldm.unet_sources(state, config)
+    original = {source.name: state[name] for name, source in sources.items()}
+    assert len(original) == len(state) == 686
+    found = ldm.unet_config({name: tuple(tensor.shape) for name, tensor in original.items()}, heads_of_64=second)
+    assert {key: found[key] for key in config} == {**config, "block_out_channels": list(channels)}
+    converted = convert_ldm_unet_checkpoint(dict(original), found)
+    assert converted.keys() == state.keys()
+    assert all(converted[name] is state[name] for name in state)
