@@ -110,6 +110,7 @@ class Connection:
             return  # superseded in its turn while it waited
         session.attach(self._mailbox, last_seq)
         self._hub.scheduler.wake()
+        self._hub.audience.add(self._reply)
         sender = asyncio.create_task(self._send_loop(session))
         try:
             async for data in self._socket:
@@ -118,6 +119,7 @@ class Connection:
                     self._room.clear()
                     await self._room.wait()
         finally:
+            self._hub.audience.discard(self._reply)
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
             session.detach(self._mailbox)

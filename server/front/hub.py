@@ -7,17 +7,18 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from krita_sd.wire import PROTOCOL, limits
 from krita_sd.wire.frames import BYTES_PER_PIXEL
-from krita_sd.wire.messages import LANES, PLACES, PREVIEW_LEVELS, Hello, Models, Welcome
+from krita_sd.wire.messages import LANES, PLACES, PREVIEW_LEVELS, Hello, Message, Models, Welcome
 from krita_sd.wire.recipe import FILLS, KINDS, SAMPLERS
 from krita_sd.wire.values import dump
 from krita_sd.wire.version import VERSION
 from server.library import Library
 from server.library.family import SUPPORTED, TITLES
-from server.pool import Pool
+from server.pool import Pool, WorkerEvent
 
 from .blobs import Blobs
 from .journal import Journal
@@ -35,7 +36,10 @@ MODELS_BYTES = limits.MAX_MESSAGE // 2
 
 
 class Hub:
-    """Made once per server; `load` blocks and comes first, `start` begins the work."""
+    """Made once per server; `load` blocks and comes first, `start` begins the work.
+
+    `audience`: connections that are told what concerns everybody (the device, once the worker knows it).
+    """
 
     def __init__(self, folder: StateFolder, library: Library, pool: Pool) -> None:
         self.instance = uuid.uuid4().hex
@@ -44,6 +48,7 @@ class Hub:
         self.blobs = Blobs(folder.pictures)
         self.journal = Journal(folder.journal)
         self.scheduler = Scheduler(pool, library, self.blobs, self.journal, self.session)
+        self.audience: set[Callable[[Message], None]] = set()
         self._sessions: dict[str, Session] = {}
         self._scanned = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -64,8 +69,14 @@ class Hub:
 
     def start(self) -> None:
         """Start worker, scheduler and the scan of the model folders."""
-        self.pool.start(self.scheduler.on_event)
+        self.pool.start(self._on_event)
         self._tasks = [asyncio.create_task(self.scheduler.run()), asyncio.create_task(self._first_scan())]
+
+    def _on_event(self, event: WorkerEvent) -> None:
+        self.scheduler.on_event(event)
+        if event.kind == "ready":
+            for tell in self.audience:
+                tell(self.models_message())
 
     async def close(self) -> None:
         """End tasks and workers; what is unfinished stays in the journal for the next server."""

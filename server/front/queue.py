@@ -34,6 +34,7 @@ class Job:
     next_index: int = 0
     results: int = 0
     unit: int = 0
+    retries: int = 0
     wish: str | None = None
     submitted: float = 0.0
     started: float = 0.0

@@ -31,6 +31,7 @@ from .session import Preview, Session
 
 log = logging.getLogger(__name__)
 
+MAX_RETRIES = 2
 REMEMBERED = 4096
 """Ended jobs, and cancels that came before their submit, that are remembered so that repeats are harmless."""
 
@@ -253,6 +254,9 @@ class Scheduler:
             self._end(job, "done" if job.wish == "finish" and job.results else "cancelled")
         elif event.kind == "failed":
             self._end(job, "failed", WireError.from_json(event.data["error"]))
+        elif not event.data.get("begun") and job.retries < MAX_RETRIES:
+            # The process had died before it heard of this unit, which is not to blame: the queue gives it out again.
+            job.retries += 1
         else:
             self._end(job, "failed", _death(event.data.get("exit")))
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from krita_sd.geometry import NATIVE, NativeRange
+
 from .header import Header, corrupt
 
 SUPPORTED = frozenset({"sd1", "sd2"})
@@ -128,9 +130,28 @@ def detect_folder(folder: Path) -> Detected:
         return Detected("checkpoint", family)
     unet = read_json(folder / "unet" / "config.json")
     channels = unet.get("in_channels", 4)
-    width = unet.get("cross_attention_dim", 768)
-    # Tiny and fine-tuned models have any width; only SD 2.x has 1024, and the rest of SD 1.x loads by its own config.
-    return Detected("checkpoint", "sd2" if width == 1024 else "sd1", channels if isinstance(channels, int) else 4)
+    # Widths vary between small and fine-tuned models; linear projections came with SD 2.x.
+    second = unet.get("use_linear_projection") is True or unet.get("cross_attention_dim") == 1024
+    return Detected("checkpoint", "sd2" if second else "sd1", channels if isinstance(channels, int) else 4)
+
+
+def native_of(folder: Path, family: str, settings: dict[str, Any]) -> NativeRange | None:
+    """The native sizes of a diffusers folder: what its settings (krita_sd.json) say, else its UNet's `sample_size`
+    times the VAE's factor, half as much again for the largest; None when neither is stated."""
+    sample = read_json(folder / "unet" / "config.json").get("sample_size")
+    widths = read_json(folder / "vae" / "config.json").get("block_out_channels")
+    factor = 2 ** (len(widths) - 1) if isinstance(widths, list) and widths else 8
+    given = settings.get("native")
+    given = given if isinstance(given, dict) else {}
+    if not given and not isinstance(sample, int):
+        return NATIVE.get(family)
+    side = sample * factor if isinstance(sample, int) else NATIVE[family].min_side
+    area = side * side
+    sizes = {"min_side": side, "max_side": side * 3 // 2, "min_pixels": area, "max_pixels": area * 3 // 2}
+    sizes["pixels"] = 0 if given else area
+    sizes |= {key: value for key, value in given.items() if key in sizes and isinstance(value, int) and value > 0}
+    second_pass = settings.get("second_pass", True) is True
+    return NativeRange(**sizes, multiple=factor, second_pass=second_pass)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from krita_sd.geometry import NATIVE, NativeRange
 from krita_sd.wire.errors import Code, WireError
 
-from .family import SUPPORTED, TITLES, UNKNOWN, Detected, detect, detect_folder, read_json
+from .family import SUPPORTED, TITLES, UNKNOWN, Detected, detect, detect_folder, native_of, read_json
 from .header import read_header
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class ModelEntry:
     problem: str = ""
     code: Code = Code.MODEL_UNSUPPORTED
     inpainting: bool = False
-    settings: dict[str, Any] = field(default_factory=dict)
+    native: NativeRange | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
     stamp: tuple[int, ...] = ()
 
     @property
@@ -56,9 +58,10 @@ class ModelEntry:
         """What a client may know: no path."""
         out: dict[str, Any] = {"id": self.id, "name": self.name, "kind": self.kind, "family": self.family}
         out |= {"bytes": self.size, "usable": self.usable, "problem": self.problem, "inpainting": self.inpainting}
-        for key in ("native", "defaults", "second_pass"):
-            if key in self.settings:
-                out[key] = self.settings[key]
+        if self.native is not None:
+            out["native"] = self.native._asdict()
+        if self.defaults:
+            out["defaults"] = self.defaults
         return out
 
     def error(self) -> WireError:
@@ -128,6 +131,7 @@ class Library:
         if known is not None and known.stamp == stamp:
             return known
         detected, settings, problem, code = UNKNOWN, {}, "", Code.MODEL_CORRUPT
+        native = None
         name = path.name
         try:
             detected = detect_folder(path)
@@ -136,6 +140,7 @@ class Library:
                 name = settings["name"] if isinstance(settings.get("name"), str) else name
             problem, code = _unsupported(name, detected) or _unsafe_folder(path) or ("", code)
             if not problem:
+                native = native_of(path, detected.family, settings)
                 for file in _weights(path):
                     read_header(file)
         except WireError as error:
@@ -143,7 +148,7 @@ class Library:
         size = sum(file.stat().st_size for file in _weights(path))
         return ModelEntry(
             id or _id(path), name, path, "checkpoint", detected.family, size, problem, code,
-            detected.inpainting, settings, stamp,
+            detected.inpainting, native, _defaults(settings), stamp,
         )  # fmt: skip
 
     def _file(self, path: Path, stamp: tuple[int, ...]) -> ModelEntry:
@@ -165,7 +170,7 @@ class Library:
             detected, problem, code = Detected("checkpoint"), error.message, error.code
         return ModelEntry(
             _id(path), path.stem, path, detected.kind, detected.family, size, problem, code,
-            detected.inpainting, {}, stamp,
+            detected.inpainting, NATIVE.get(detected.family) if detected.kind == "checkpoint" else None, {}, stamp,
         )  # fmt: skip
 
 
@@ -219,6 +224,11 @@ def _folder_stamp(folder: Path) -> tuple[int, ...]:
             continue
         stamp += (info.st_size, info.st_mtime_ns, info.st_ino)
     return tuple(stamp)
+
+
+def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    given = settings.get("defaults")
+    return given if isinstance(given, dict) else {}
 
 
 def _unsafe_folder(folder: Path) -> tuple[str, Code] | None:

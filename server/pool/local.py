@@ -40,6 +40,7 @@ class LocalPool:
         self._log_file = log_file
         self._process: _Process | None = None
         self._unit = 0
+        self._begun = False
         self._deaths = 0
         self._closing = False
         self._device: dict[str, Any] = {"kind": "starting", "name": ""}
@@ -57,6 +58,7 @@ class LocalPool:
         if self._process is None:
             self._spawn()
         self._unit = unit.number
+        self._begun = False
         if self._process is None:
             # Starting failed; reported from the loop so that the caller's state is settled first.
             asyncio.get_running_loop().call_soon(self._receive, None, None)
@@ -122,6 +124,7 @@ class LocalPool:
             self._device = data["device"]
         elif unit != self._unit:
             return
+        self._begun = True
         if kind in ("image", "failed", "cancelled"):
             self._settle()
         self._on_event(WorkerEvent(kind, unit, data, payload))
@@ -129,13 +132,13 @@ class LocalPool:
     def _died(self) -> None:
         code = self._process.popen.poll() if self._process is not None else None
         log.error("a worker ended with exit status %s", code)
-        unit = self._unit
+        unit, begun = self._unit, self._begun
         self._process = None
         self._settle()
         self._deaths += 1
         if self._deaths <= MAX_RAPID_DEATHS:
             self._spawn()
-        self._on_event(WorkerEvent("died", unit, {"exit": code}))
+        self._on_event(WorkerEvent("died", unit, {"exit": code, "begun": begun}))
 
 
 class _Process:

@@ -92,7 +92,7 @@ class Execution:
         ms: dict[str, float] = {}
         path = Path(order["model"]["path"])
         recipe = Recipe.from_json(order["recipe"])
-        if order["first"] or not self._models.peek(path):
+        if not order["first"] and not self._models.peek(path):
             emit("state", state="loading")
         started = time.monotonic()
         model = self._models.get(path, order["model"]["family"], control.cancelled)

@@ -7,6 +7,7 @@ the process at once, also in the middle of a step: the front is gone and nobody 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import queue
@@ -47,6 +48,8 @@ class WorkLoop:
         models = ModelCache(device)
         execution = Execution(models)
         self._emit("ready", device=info)
+        # The slow imports, while nobody waits; an order that comes meanwhile has said "loading" already.
+        importlib.import_module("server.diffusion.loading")
         while (order := self._orders.get()) is not None:
             self._run_unit(execution, order)
 
@@ -84,6 +87,8 @@ class WorkLoop:
                     self._pictures.pop(next(iter(self._pictures)))
             elif do == "run":
                 self._controls[int(order["unit"])] = Control()
+                if order["first"]:
+                    self._emit("state", unit=int(order["unit"]), state="loading")
                 self._orders.put(order)
             elif (control := self._controls.get(int(order["unit"]))) is not None:
                 control.order(do)
