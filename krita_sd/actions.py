@@ -15,11 +15,13 @@ from typing import Any
 from krita_sd import job_events as ev
 from krita_sd import pictures, plan, view
 from krita_sd import settings as store
-from krita_sd.canvas import capture, host, place
-from krita_sd.jobs import JobTable
+from krita_sd.canvas import capture, host
+from krita_sd.jobs import JobTable, Result
 from krita_sd.link import Draft, Link, LinkState, PreviewWaiting, Target
 from krita_sd.qt import QtCore, Signal
 from krita_sd.server_process import start_or_find
+from krita_sd.shelf import Shelf
+from krita_sd.stage import Stage, open_as_document
 from krita_sd.wire import client
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
@@ -73,14 +75,13 @@ class Actions(QtCore.QObject):
         self.models: tuple[dict[str, Any], ...] = ()
         self.view = view.View()
         self._scene: capture.Scene | None = None
-        self._documents: dict[str, Any] = {}
-        self._placements: dict[str, place.Placement] = {}
         self._captures: dict[str, capture.Capture] = {}
         self._thumbnails: dict[str, Any] = {}
         self._notice: tuple[str, bool] = ("", False)
         self._connection = LinkState("stopped", "Not connected.")
         self._dockers: list[Any] = []
         self._started = False
+        self._device_known = True
         core = client.ClientCore(
             self.settings.session,
             "krita",
@@ -88,6 +89,8 @@ class Actions(QtCore.QObject):
             instance=self.settings.instance,
         )
         self._link = Link(core, self._locate, self._emit, pictures.scaled)
+        self._shelf = Shelf(self._link.run)
+        self._stage = Stage(self.table, self._pixels, self)
         # Queued by Qt: emitted in the link's thread, received in the GUI's.
         self._arrived.connect(self._receive, QtCore.Qt.ConnectionType.QueuedConnection)
         self._poll = QtCore.QTimer(self, interval=POLL_MS)
@@ -119,7 +122,7 @@ class Actions(QtCore.QObject):
         entry = view.model_entry(self.models, self.settings.model)
         made = plan.make(self.settings, entry, scene.extent, scene.selection, self.settings.seed)
         job = uuid.uuid4().hex
-        self._documents[scene.doc_id] = doc
+        self._stage.remember(scene.doc_id, doc)
         self._feed(ev.Created(job, scene.doc_id, made.bounds, made.recipe, self.settings.count))
         if made.kind == "txt2img":
             self._submit(job, None, None)
@@ -155,16 +158,10 @@ class Actions(QtCore.QObject):
         result = self.table.current_result
         if result is None or result.applied:
             return
-        name = plan.layer_name(result.recipe)
-        placement = self._placement(result.job)
-        if placement is None:
+        if self._stage.apply(result, functools.partial(self._open_parked, result.key)):
+            self._feed(ev.Applied(result.key))
+        else:
             self._open_parked(result.key)
-            return
-        placement.apply(result.picture.data, name)
-        # Said before it is done: from here on the layer is the painter's, and nothing may withdraw it.
-        self._placements.pop(result.job, None)
-        placement.parked.connect(lambda key=result.key: self._open_parked(key))
-        self._feed(ev.Applied(result.key))
 
     @guarded
     def discard(self) -> None:
@@ -254,6 +251,7 @@ class Actions(QtCore.QObject):
         if self._started:
             self._link.stop()
         self._save()
+        self._shelf.close()
 
     def document_changed(self) -> None:
         """Another view is active."""
@@ -262,10 +260,8 @@ class Actions(QtCore.QObject):
 
     @guarded
     def _look(self) -> None:
-        for key, doc in list(self._documents.items()):
-            if not host.is_open(doc):
-                del self._documents[key]
-                self._feed(ev.DocumentClosed(key))
+        for key in self._stage.forget_closed():
+            self._feed(ev.DocumentClosed(key))
         doc = host.krita().activeDocument()
         scene = capture.describe(doc) if doc is not None else None
         if scene != self._scene:
@@ -347,9 +343,10 @@ class Actions(QtCore.QObject):
             self._preview(event.job)
         elif isinstance(event, client.JobState):
             state = event.state
-            self._feed(
-                ev.StateChanged(state.job, ev.Phase(state.state), state.index, state.step, state.total, state.error)
-            )
+            phase = ev.Phase(state.state)
+            self._feed(ev.StateChanged(state.job, phase, state.index, state.step, state.total, state.error))
+            if not self._device_known and phase is not ev.Phase.QUEUED and self.table.connected:
+                self._link.list_models()  # the worker runs now, so the server knows its device
         elif isinstance(event, client.JobProgress):
             at = event.progress
             self._feed(ev.Progress(at.job, ev.Phase(at.state), at.index, at.step, at.total))
@@ -363,6 +360,7 @@ class Actions(QtCore.QObject):
             self._connected(event)
         elif isinstance(event, client.ModelsListed):
             self.models = event.models
+            self._named_device(event.device)
         elif isinstance(event, client.JobLost):
             self._feed(ev.Connected(lost=frozenset((event.job,))))
         elif isinstance(event, client.Refused):
@@ -372,12 +370,17 @@ class Actions(QtCore.QObject):
     def _connected(self, event: client.Connected) -> None:
         welcome = event.welcome
         self.models = welcome.models
-        device = str(welcome.device.get("name") or welcome.device.get("kind") or "unknown device")
-        where = self.settings.server_uri or "this machine"
-        self._connection = LinkState("connected", f"Connected to {where}: {device}.")
+        self._named_device(welcome.device)
         known = frozenset(str(job.get("job")) for job in welcome.jobs)
         self._feed(ev.Connected(known, frozenset(welcome.lost), welcome.resumed))
         self._saver.start()
+
+    def _named_device(self, device: dict[str, Any]) -> None:
+        where = self.settings.server_uri or "this machine"
+        kind, name = str(device.get("kind") or ""), str(device.get("name") or "")
+        self._device_known = bool(kind) and kind != "starting"
+        what = (name or kind) if self._device_known else "starting the model program"
+        self._connection = LinkState("connected", f"Connected to {where}: {what}.")
 
     def _refused(self, error: WireError) -> None:
         if error.job is not None and error.job in self.table.jobs:
@@ -393,56 +396,36 @@ class Actions(QtCore.QObject):
 
     def _result(self, event: _ResultWithThumbnail) -> None:
         result, picture = event.ready.result, event.ready.picture
-        self._thumbnails[f"{result.job}:{result.index}"] = event.thumbnail
-        self._feed(ev.ResultArrived(result.job, result.index, result.recipe, picture, result.partial))
+        key = f"{result.job}:{result.index}"
+        self._thumbnails[key] = event.thumbnail
+        self._shelf.put(key, picture)
+        self._feed(ev.ResultArrived(result.job, result.index, result.recipe, result.partial))
+        if key not in self.table.results:
+            # Of a job that was cancelled meanwhile.
+            self._thumbnails.pop(key)
+            self._shelf.drop(key)
         self._link.stored(result.seq)
         self._saver.start()
 
     def _feed(self, event: Any) -> None:
         """One event into the table, its effects onto the canvas."""
         for effect in self.table.feed(event):
-            self._perform(effect)
+            if isinstance(effect, ev.Forget):
+                self._thumbnails.pop(effect.key, None)
+                self._shelf.drop(effect.key)
+            else:
+                self._stage.perform(effect)
         failed = event if isinstance(event, (ev.StateChanged, ev.JobFailed)) else None
         job = self.table.jobs.get(failed.job) if failed is not None else None
         if job is not None and job.phase is ev.Phase.FAILED and job.error is not None:
             self.say(str(job.error), True)
         self._redraw.start()
 
-    def _perform(self, effect: ev.Effect) -> None:
-        match effect:
-            case ev.Prepare(job):
-                self._placement(job)
-            case ev.ShowPreview(job, picture):
-                self._show(job, picture)
-            case ev.ShowResult(key):
-                result = self.table.results[key]
-                self._show(result.job, result.picture)
-            case ev.Withdraw(job):
-                placement = self._placements.pop(job, None)
-                if placement is not None:
-                    placement.discard()
-            case ev.Forget(key):
-                self._thumbnails.pop(key, None)
-
-    def _show(self, job: str, picture: Picture) -> None:
-        placement = self._placement(job)
-        if placement is not None:
-            placement.show_preview(picture.data, picture.width, picture.height)
-
-    def _placement(self, job_id: str) -> place.Placement | None:
-        """The job's place in its document, made when there is none; None when the document is closed."""
-        placement = self._placements.get(job_id)
-        if placement is not None and not placement.is_finished:
-            return placement
-        job = self.table.jobs.get(job_id)
-        doc = self._documents.get(job.document) if job is not None else None
-        if job is None or doc is None or not host.is_open(doc):
-            return None
-        placement = place.Placement(doc, job.bounds, f"Krita SD: {plan.layer_name(job.recipe)}", self)
-        for finished in (placement.applied, placement.discarded, placement.parked):
-            finished.connect(placement.deleteLater)
-        self._placements[job_id] = placement
-        return placement
+    def _pixels(self, result: Result) -> Picture:
+        picture = self._shelf.get(result.key)
+        if picture is None:
+            raise WireError(Code.INTERNAL, "The pixels of this result are gone.", "Generate it again with its seed.")
+        return picture
 
     @guarded
     def _open_parked(self, key: str) -> None:
@@ -450,8 +433,7 @@ class Actions(QtCore.QObject):
         result = self.table.results.get(key)
         if result is None:
             return
-        picture = result.picture
-        place.open_as_document(picture.data, picture.width, picture.height, plan.layer_name(result.recipe))
+        open_as_document(result, self._pixels(result))
         self._feed(ev.Applied(key))
         self.say("The document of this result is closed; it was opened as a new one.")
 

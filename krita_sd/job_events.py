@@ -82,12 +82,11 @@ class PreviewArrived:
 
 @dataclass(frozen=True)
 class ResultArrived:
-    """A finished picture. `recipe` is fully resolved, with the seed of this image."""
+    """A finished picture, whose pixels the feeder keeps. `recipe` is fully resolved, with the seed of this image."""
 
     job: str
     index: int
     recipe: Recipe
-    picture: Any
     partial: bool = False
 
 

@@ -86,7 +86,6 @@ class Result:
     job: str
     index: int
     recipe: Recipe
-    picture: Any
     partial: bool
     applied: bool = False
 
@@ -212,7 +211,7 @@ class JobTable:
         job = self.jobs.get(event.job)
         if key in self.results or (job is not None and (job.phase is Phase.CANCELLED or key in job.results)):
             return
-        self.results[key] = Result(key, event.job, event.index, event.recipe, event.picture, event.partial)
+        self.results[key] = Result(key, event.job, event.index, event.recipe, event.partial)
         if job is None:
             self.selected = self.selected or key
             return

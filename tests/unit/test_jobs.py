@@ -54,7 +54,7 @@ def running(table: JobTable, job: str = "a", document: str = "d", count: int = 1
 def finished(table: JobTable, job: str = "a", document: str = "d", count: int = 1) -> None:
     running(table, job, document, count)
     for index in range(count):
-        table.feed(ResultArrived(job, index, RECIPE, f"picture {index}"))
+        table.feed(ResultArrived(job, index, RECIPE))
     table.feed(StateChanged(job, Phase.DONE))
 
 
@@ -66,7 +66,7 @@ def test_a_job_runs_from_button_to_layer() -> None:
     assert table.feed(StateChanged("a", Phase.QUEUED)) == []
     assert table.feed(StateChanged("a", Phase.SAMPLING, 0, 0, 12)) == []
     assert table.feed(PreviewArrived("a", 0, 1, "p1")) == [ShowPreview("a", "p1")]
-    assert table.feed(ResultArrived("a", 0, RECIPE, "r")) == [ShowResult("a:0")]
+    assert table.feed(ResultArrived("a", 0, RECIPE)) == [ShowResult("a:0")]
     assert table.feed(StateChanged("a", Phase.DONE)) == [ShowResult("a:0")]
     assert table.current is None and table.selected == "a:0"
     assert table.feed(Applied("a:0")) == []
@@ -79,7 +79,7 @@ def test_cancel_is_final_at_once_and_what_comes_late_is_dropped() -> None:
     assert table.feed(CancelPressed("a")) == [Withdraw("a")]
     assert table.current is None
     assert table.feed(PreviewArrived("a", 0, 5, "late")) == []
-    assert table.feed(ResultArrived("a", 0, RECIPE, "late")) == []
+    assert table.feed(ResultArrived("a", 0, RECIPE)) == []
     assert table.feed(StateChanged("a", Phase.DONE)) == []
     assert table.jobs["a"].phase is Phase.CANCELLED and table.results == {}
 
@@ -114,7 +114,7 @@ def test_keep_while_sampling_waits_for_the_partial_result() -> None:
     assert table.jobs["a"].can_keep
     table.feed(KeepPressed("a"))
     assert table.jobs["a"].active and not table.jobs["a"].can_keep
-    assert table.feed(ResultArrived("a", 0, RECIPE, "r", partial=True)) == [ShowResult("a:0")]
+    assert table.feed(ResultArrived("a", 0, RECIPE, partial=True)) == [ShowResult("a:0")]
     table.feed(StateChanged("a", Phase.DONE))
     assert table.results["a:0"].partial
 
@@ -137,11 +137,11 @@ def test_pressing_the_button_again_takes_the_unapplied_result_off_the_canvas_fir
 def test_a_batch_ends_with_the_first_or_the_picked_result_on_the_canvas() -> None:
     table = JobTable()
     running(table, count=3)
-    table.feed(ResultArrived("a", 0, RECIPE, "r0"))
+    table.feed(ResultArrived("a", 0, RECIPE))
     assert table.feed(PreviewArrived("a", 1, 1, "p")) == [ShowPreview("a", "p")]
     assert table.feed(Picked("a:0")) == [ShowResult("a:0")]
     assert table.feed(PreviewArrived("a", 1, 2, "p")) == [], "the painter looks at a result"
-    assert table.feed(ResultArrived("a", 1, RECIPE, "r1")) == []
+    assert table.feed(ResultArrived("a", 1, RECIPE)) == []
     assert table.feed(StateChanged("a", Phase.DONE)) == []
     assert table.selected == "a:0"
 
@@ -166,9 +166,9 @@ def test_a_closed_document_parks_the_result() -> None:
     running(table)
     assert table.feed(DocumentClosed("d")) == []
     assert table.feed(PreviewArrived("a", 0, 3, "p")) == []
-    assert table.feed(ResultArrived("a", 0, RECIPE, "r")) == []
+    assert table.feed(ResultArrived("a", 0, RECIPE)) == []
     assert table.feed(StateChanged("a", Phase.DONE)) == []
-    assert table.selected == "a:0" and table.results["a:0"].picture == "r"
+    assert table.selected == "a:0"
 
 
 def test_previews_of_two_documents_do_not_meet() -> None:
@@ -215,7 +215,7 @@ def test_a_restarted_server_says_which_jobs_are_lost() -> None:
 
 def test_a_result_of_an_earlier_krita_comes_into_the_strip() -> None:
     table = JobTable()
-    assert table.feed(ResultArrived("old", 0, RECIPE, "r")) == []
+    assert table.feed(ResultArrived("old", 0, RECIPE)) == []
     assert table.selected == "old:0"
     assert table.feed(Discarded("old:0")) == [Forget("old:0")]
 
@@ -240,7 +240,7 @@ EVENTS = st.one_of(
     st.builds(StateChanged, JOBS, PHASES, st.integers(0, 2), st.integers(0, 12), st.just(12)),
     st.builds(Progress, JOBS, PHASES, st.integers(0, 2), st.integers(0, 12), st.just(12)),
     st.builds(PreviewArrived, JOBS, st.integers(0, 2), st.integers(0, 12), st.just("p")),
-    st.builds(ResultArrived, JOBS, st.integers(0, 2), st.just(RECIPE), st.just("r"), st.booleans()),
+    st.builds(ResultArrived, JOBS, st.integers(0, 2), st.just(RECIPE), st.booleans()),
     JOBS.map(lambda job: JobFailed(job, ERROR)),
     JOBS.map(CancelPressed),
     JOBS.map(KeepPressed),

@@ -171,7 +171,7 @@ def test_buttons_follow_the_table() -> None:
     assert not shown(table).can_keep
     table.connected = False
     assert "waiting for the server" in shown(table).progress_text and shown(table).can_cancel
-    table.feed(ResultArrived("a", 0, Recipe(seed=7), "r"))
+    table.feed(ResultArrived("a", 0, Recipe(seed=7)))
     assert shown(table).can_apply and "Seed 7" in shown(table).results[0].tip
 
 
