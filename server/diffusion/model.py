@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from krita_sd.geometry import NativeRange
+from server.diffusion.sampling import Feature
 from server.diffusion.task import Pixels, Task
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ class LoadedModel(ABC):
     @abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pixels float (1, 3, h, w), -1..1 and beyond, of scaled latents float32 (1, 4, h/f, w/f)."""
+
+    @abstractmethod
+    def weight_features(self, task: Task) -> list[Feature]:
+        """Features that change weights for the time of a job, in the order in which they are entered."""
 
     @abstractmethod
     def unload(self) -> None:

@@ -73,7 +73,7 @@ class _Job:
 
     def _model_features(self) -> list[Feature]:
         """Features that change the model itself for the time of the job."""
-        return []
+        return self.model.weight_features(self.task)
 
     def _sample_checked(self, condition: torch.Tensor) -> Denoised:
         result = self._sample(condition)

@@ -21,7 +21,7 @@ from tests.engine.conftest import Loaded, hard_mask, picture, run
 
 LOOSER: dict[tuple[str, str, str], float] = {}  # (model, kind, sampler) -> largest error of the latents
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "sd1": {"family": "sd1"},
     "sd2": {"family": "sd2"},
     "sd1-inpaint": {"family": "sd1", "inpaint": True},

@@ -99,7 +99,7 @@ def test_cancel_before_the_start_encodes_nothing(model_of: Loaded) -> None:
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_finish_decodes_the_estimate_that_was_previewed(kind: str, count: int, model_of: Loaded) -> None:
     model, task = model_of("sd1", tiny_decoder=False), TASKS[kind]
-    estimates: list[np.ndarray | None] = []
+    estimates: list[Any] = []
     on_step, control = after_steps(count, "finish")
 
     def both(step: Step) -> None:
@@ -252,7 +252,7 @@ def test_invalid_numbers_are_an_error_and_the_next_job_works(part: str, model_of
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_overflow_in_half_precision_is_repaired_in_float32(part: str, folder_of: Loaded) -> None:
     """The last norm of a part is set so that its activations pass 65504, and the layer after it takes that back."""
-    model = load_model(folder_of("sd1"), "sd1", dtype=torch.float16)
+    model: Any = load_model(folder_of("sd1"), "sd1", dtype=torch.float16)
     network = model.unet if part == "unet" else model.vae.decoder
     network.conv_norm_out.weight.fill_(60000.0)
     network.conv_out.weight.mul_(1 / 60000.0)

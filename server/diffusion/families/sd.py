@@ -14,9 +14,11 @@ import torch
 
 from krita_sd.geometry import NativeRange
 from server.diffusion.checks import in_float32, is_finite, nan_output
+from server.diffusion.features.lora import LoraWeights, fingerprint
 from server.diffusion.features.preview import Previewer
 from server.diffusion.model import Hole, LoadedModel, Recent, pixels_to_tensor
 from server.diffusion.prompt import parse_prompt
+from server.diffusion.sampling import Feature
 from server.diffusion.task import Pixels, Task
 from server.diffusion.text import encode_chunks, split_chunks
 
@@ -92,7 +94,7 @@ class StableDiffusion(LoadedModel):
                     raise nan_output("reading the prompt")
             return out.to(self.dtype)
 
-        return self.embeddings.get((tuple(chunks), task.clip_skip, task.loras), compute)
+        return self.embeddings.get((tuple(chunks), task.clip_skip, fingerprint(task.loras)), compute)
 
     def predict(
         self, inputs: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor, guidance: float
@@ -133,6 +135,9 @@ class StableDiffusion(LoadedModel):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         latents = latents / self.latent_scale
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
+
+    def weight_features(self, task: Task) -> list[Feature]:
+        return [LoraWeights(self.unet, self.text_encoder, task.loras)] if task.loras else []
 
     def unload(self) -> None:
         self.embeddings.clear()
