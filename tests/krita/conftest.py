@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.krita.driver import Hand
-from tests.krita.session import Session, install_plugin, missing_programs
+from tests.krita.session import Session, install_plugin, install_plugin_alone, missing_programs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,11 +30,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    """With a server, where the module says `SERVER = True`."""
     missing = missing_programs()
     if missing:
         pytest.skip("not installed: " + ", ".join(missing))
-    with Session(install_plugin) as started:
+    plugin = install_plugin if getattr(request.module, "SERVER", False) else install_plugin_alone
+    with Session(plugin) as started:
         yield started
 
 

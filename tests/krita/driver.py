@@ -93,15 +93,17 @@ class Hand:
         self.move(*path[1:])
         self.release()
 
-    def tool(self, name: str) -> None:
-        """Choose a tool, "KisToolBrush" or "KisToolSelectRectangular"."""
-        action = name if name.startswith("Krita") else "KritaShape/KisToolBrush" if name == "KisToolBrush" else name
+    def tool(self, action: str) -> None:
+        """Choose a tool: "KritaShape/KisToolBrush", "KisToolSelectRectangular", ..."""
         self.session.run(f"K.action({action!r}).trigger()")
 
     def brush(self, size: int = 20) -> None:
-        """The freehand brush at 100 % zoom, in black, with a plain round tip."""
-        self.tool("KisToolBrush")
-        self.session.run(f"v = K.activeWindow().activeView(); v.setBrushSize({size})")
+        """The freehand brush with a plain round tip and no smoothing: equal movements give equal bytes."""
+        self.tool("KritaShape/KisToolBrush")
+        self.session.run(
+            "K.action('set_no_brush_smoothing').trigger(); v = K.activeWindow().activeView(); "
+            f"v.setCurrentBrushPreset(K.resources('preset')['b) Basic-1']); v.setBrushSize({size})"
+        )
 
     def idle(self, timeout: float = 20.0) -> None:
         """Wait until Krita has no work left on the active document."""

@@ -198,6 +198,8 @@ class Session:
                 time.sleep(0.05)
         ready = "K.activeWindow() is not None and K.activeWindow().qwindow().isVisible()"
         self.wait(ready, max(5.0, deadline - time.monotonic()))
+        self.run("K.activeWindow().qwindow().showMaximized()")
+        self.wait("K.activeWindow().qwindow().isMaximized() and K.activeWindow().qwindow().width() > 1200")
 
     def close(self) -> None:
         """Quit Krita as a user would, kill it if it hangs, then the window manager, X and the folders."""
@@ -333,11 +335,17 @@ def _template() -> Path:
     return target
 
 
-def install_plugin(resources: Path) -> None:
-    """Install the plugin under test the way install.py does, for the interpreter that runs the tests."""
+def install_plugin_alone(resources: Path) -> None:
+    """Install the plugin under test without telling it of a server it could start."""
     pykrita = resources / "pykrita"
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "krita_sd", pykrita / "krita_sd", dirs_exist_ok=True, ignore=skip)
     for desktop in ROOT.glob("krita_sd/*.desktop"):
         shutil.copy(desktop, pykrita / desktop.name)
-    (pykrita / "krita_sd" / "local.json").write_text(json.dumps({"python": sys.executable, "root": str(ROOT)}))
+
+
+def install_plugin(resources: Path) -> None:
+    """Install the plugin under test the way install.py does, for the interpreter that runs the tests."""
+    install_plugin_alone(resources)
+    local = {"python": sys.executable, "root": str(ROOT)}
+    (resources / "pykrita" / "krita_sd" / "local.json").write_text(json.dumps(local))

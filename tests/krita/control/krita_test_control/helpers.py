@@ -29,14 +29,26 @@ def new_document(width, height, model="RGBA", depth="U8", profile="", name="test
 
 
 def close_all():
-    """Without questions. `setModified` in an earlier turn: the flag is set asynchronously."""
-    for doc in K().documents():
+    """Without questions, and 300 ms later.
+
+    Krita 5.1 crashes when code closes a document while its layer list still has a change to show
+    (KisNodeModel::processUpdateQueue), or closes one with a selection.
+    """
+    docs = K().documents()
+    for doc in docs:
         doc.setBatchmode(True)
-        if doc.selection() is not None:
-            doc.setSelection(None)  # Krita 5.1 crashes when a document with a selection is closed by code
         doc.waitForDone()
-        doc.setModified(False)
-        doc.close()
+        if doc.selection() is not None:
+            doc.setSelection(None)
+    if docs:
+        QtCore.QTimer.singleShot(300, lambda: _close(docs))
+
+
+def _close(docs):
+    for doc in docs:
+        if any(doc == other for other in K().documents()):
+            doc.setModified(False)
+            doc.close()
 
 
 def doc_by_name(name):
