@@ -279,6 +279,11 @@ class ClientCore:
             self._low = self._acked = 0
             self._delivered.clear()
             self._unstored.clear()
+        if welcome.acked > self._low:
+            # This client was killed before it could write down what it had acknowledged; waiting for it is futile.
+            self._low = self._acked = welcome.acked
+            self._delivered = {seq for seq in self._delivered if seq > self._low}
+            self._unstored = {seq for seq in self._unstored if seq > self._low}
         if welcome.instance != self.instance:
             self._known.clear()
             self.instance = welcome.instance

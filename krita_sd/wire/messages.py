@@ -199,7 +199,8 @@ class ListModels(Message):
 @dataclass(frozen=True)
 class Welcome(Message):
     """Answer to hello. `resumed`: the session was known and unacknowledged items follow; `lost`: jobs of the session
-    that ended with another server instance and will send nothing more. `jobs`: [{job, state, ...}] that are alive."""
+    that ended with another server instance and will send nothing more. `jobs`: [{job, state, ...}] that are alive.
+    `acked`: the last seq that is acknowledged; a client that was killed may remember less than it had acknowledged."""
 
     type = "welcome"
     protocol: str
@@ -215,6 +216,7 @@ class Welcome(Message):
     limits: dict[str, Any] = field(default_factory=dict)
     jobs: tuple[dict[str, Any], ...] = ()
     lost: tuple[str, ...] = ()
+    acked: int = 0
 
     @classmethod
     def read(cls, read: Fields) -> Welcome:
@@ -232,6 +234,7 @@ class Welcome(Message):
             read.object("limits", {}),
             tuple(read.objects("jobs", 100_000)),
             read.texts("lost", 100_000, MAX_NAME),
+            read.integer("acked", 0, MAX_SEQ, 0),
         )
 
 

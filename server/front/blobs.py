@@ -20,7 +20,7 @@ from krita_sd.wire.values import is_hash
 
 log = logging.getLogger(__name__)
 
-MEMORY_BYTES = 512 * 1024**2
+MEMORY_BYTES = 128 * 1024**2
 DISK_BYTES = 4 * 1024**3
 
 

@@ -100,7 +100,7 @@ class Connection:
         return data
 
     async def _serve(self, hello: Hello) -> None:
-        session, welcome, last_seq = self._hub.welcome(hello)
+        session, welcome = self._hub.welcome(hello)
         previous = self._live.get(session.id)
         self._live[session.id] = self
         if previous is not None:
@@ -108,7 +108,7 @@ class Connection:
         await self._socket.send(welcome.to_text())
         if self._live.get(session.id) is not self:
             return  # superseded in its turn while it waited
-        session.attach(self._mailbox, last_seq)
+        session.attach(self._mailbox)
         self._hub.scheduler.wake()
         self._hub.audience.add(self._reply)
         sender = asyncio.create_task(self._send_loop(session))

@@ -99,12 +99,15 @@ class Hub:
             self._sessions[id] = Session(id, self.journal, self.blobs)
         return self._sessions[id]
 
-    def welcome(self, hello: Hello) -> tuple[Session, Welcome, int]:
-        """(session, welcome, last seq of it that the client has) for a client that said hello."""
+    def welcome(self, hello: Hello) -> tuple[Session, Welcome]:
+        """The session of a client that said hello, and the answer. What it has already is acknowledged by that."""
         resumed = hello.session in self._sessions
         session = self.session(hello.session)
         self.scheduler.queue.activate(session.id)
-        last_seq = min(hello.last_seq, session.seq) if resumed else 0
+        if resumed:
+            session.acknowledge(hello.last_seq)
+            # A journal that could not be written (disk full) forgets numbers; they must not be given out twice.
+            session.seq = max(session.seq, hello.last_seq)
         message = Welcome(
             PROTOCOL,
             VERSION,
@@ -132,8 +135,9 @@ class Hub:
                 "max_prompt": limits.MAX_PROMPT,
             },
             jobs=tuple(job.describe() for job in self.scheduler.queue.of(session.id)),
+            acked=session.acked if resumed else 0,
         )
-        return session, message, last_seq
+        return session, message
 
     def models(self) -> tuple[dict[str, Any], ...]:
         """The models as clients see them, as many as fit into one message."""

@@ -79,17 +79,15 @@ class Session:
         return self._mailbox is not None
 
     @property
-    def owes(self) -> bool:
-        """Whether anything waits for an acknowledgement."""
-        return bool(self._outbox)
+    def acked(self) -> int:
+        """Up to here nothing is held any more."""
+        return next((item.seq - 1 for item in self._outbox if item.seq), self.seq)
 
     # Connections -------------------------------------------------------------------------------------------------
 
-    def attach(self, mailbox: Mailbox, last_seq: int) -> None:
-        """Send through `mailbox` from now on, beginning with what follows `last_seq`."""
+    def attach(self, mailbox: Mailbox) -> None:
+        """Send through `mailbox` from now on, beginning with the oldest item that is not acknowledged."""
         self.seen = time.time()
-        self.acknowledge(last_seq)
-        self.seq = max(self.seq, last_seq)
         mailbox.items.extend(self._outbox)
         self._mailbox = mailbox
         self.save()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from krita_sd.wire.client import ModelsListed
 from tests.server.harness import Painter, ServerProcess, running
 from tests.tiny import make_model
 
@@ -57,7 +59,18 @@ def models(tmp_path_factory: pytest.TempPathFactory, witness: Path) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[ServerProcess]:
     """A server that tests share; they must leave it without running jobs."""
     with running(tmp_path_factory.mktemp("shared") / "state", "--models", models) as process:
+        asyncio.run(_until_ready(process))
         yield process
+
+
+async def _until_ready(server: ServerProcess) -> None:
+    """Until the worker runs, so that its announcement does not come between a test's question and the answer."""
+    async with server.client() as client:
+        assert client.core.welcome is not None
+        while client.core.welcome.device["kind"] == "starting":
+            event = await client.next_event()
+            if isinstance(event, ModelsListed) and event.device["kind"] != "starting":
+                return
 
 
 @pytest.fixture

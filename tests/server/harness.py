@@ -79,7 +79,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **more}
 
 
-def run_cli(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+def run_cli(*arguments: str | Path | int, **more: str) -> subprocess.CompletedProcess[str]:
     """`python -m server ...` to its end."""
     command = [sys.executable, "-m", "server", *map(str, arguments)]
     return subprocess.run(
@@ -87,7 +87,7 @@ def run_cli(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[
     )
 
 
-def launch(state: Path, *arguments: str | Path, **more: str) -> ServerProcess:
+def launch(state: Path, *arguments: str | Path | int, **more: str) -> ServerProcess:
     """Start a server and wait until it says where it listens."""
     command = [sys.executable, "-m", "server", "--state", str(state), "--device", "cpu", *map(str, arguments)]
     process = subprocess.Popen(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from krita_sd.wire.recipe import Recipe
 from server.cli import images
@@ -73,6 +73,7 @@ def test_a_picture_with_its_recipe_inside(shell: Shell) -> None:
     assert report["files"] == [str(shell.folder / "out.png")] and report["steps_run"] == 3 and report["previews"] == 0
     assert {"loading", "encoding", "sampling", "decoding"} <= set(report["phases"])
     image = Image.open(shell.folder / "out.png")
+    assert isinstance(image, PngImagePlugin.PngImageFile)
     assert image.size == (64, 64) and image.mode == "RGB"
     recipe = Recipe.from_json(json.loads(image.text["krita_sd"])["recipe"])
     assert recipe.to_json() == report["recipe"]
@@ -237,7 +238,8 @@ def test_bad_inputs_are_one_sentence(shell: Shell) -> None:
 def test_bad_arguments_are_one_sentence(
     server: ServerProcess, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
-    remote = [] if "--token-file" in arguments else ["--server", server.url, "--token-file", server.state / "token"]
+    own = "--token-file" in arguments
+    remote = [] if own else ["--server", server.url, "--token-file", str(server.state / "token")]
     assert words in one_sentence(run_cli("generate", "--out", tmp_path / "x.png", *remote, *arguments), 2)
 
 

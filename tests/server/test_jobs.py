@@ -8,6 +8,7 @@ import uuid
 import numpy as np
 import pytest
 
+from krita_sd.wire.client import JobState, is_over
 from krita_sd.wire.errors import Code
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.messages import PreviewWish
@@ -244,7 +245,8 @@ async def test_front_runs_before_what_waits_and_replace_cancels_it(painter: Pain
     back = painter.submit(tiny(seed=1))
     front = painter.submit(tiny(seed=2), place="front")
     await painter.ended(running, back, front)
-    order = [event.state.job for event in painter.events if getattr(getattr(event, "state", 0), "state", "") == "done"]
+    ends = [event.state for event in painter.events if isinstance(event, JobState) and is_over(event.state)]
+    order = [state.job for state in ends]
     assert order == [running, front, back]
     running = painter.submit(tiny(steps=25))
     await painter.reaches(running, "loading")

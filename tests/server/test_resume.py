@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from krita_sd.wire.errors import Code
 from server.client import open_socket
 from tests.server.harness import LONG, PATIENCE, Painter, ServerProcess, alive, running, tiny, wait_for
 from tests.server.test_jobs import canvas
+from tests.tiny import make_model
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +213,67 @@ async def test_a_worker_that_hangs_is_ended_after_a_cancel(own: ServerProcess) -
         assert (await painter.ended(job)).names[-1] == "cancelled"
         assert not alive(worker)
         assert (await painter.ended(painter.submit(tiny()))).names[-1] == "done"
+
+
+async def test_a_client_that_remembers_less_than_it_acknowledged_still_acknowledges(server: ServerProcess) -> None:
+    """Krita was killed before it wrote down the last sequence number; the session must not grow for ever."""
+    async with server.client() as client:
+        session = client.core.session
+        painter = Painter(client)
+        await painter.ended(painter.submit(tiny()))
+        await painter.quiet(0.3)
+        assert client.core.last_seq > 0
+    async with server.client(session) as again:  # begins at 0
+        painter = Painter(again)
+        outcome = await painter.ended(painter.submit(tiny(seed=2)))
+        assert len(outcome.results) == 1
+        await painter.until(lambda: again.core.last_seq == outcome.last.seq)
+    async with server.client(session) as third:
+        welcome = third.core.welcome
+        assert welcome is not None and welcome.acked == welcome.seq == outcome.last.seq
+
+
+async def test_a_half_open_connection_is_noticed(server: ServerProcess) -> None:
+    """A peer that is frozen answers no ping: the server ends the connection within 25 s, and its session lives."""
+    async with server.client("frozen") as client:
+        painter = Painter(client)
+        job = painter.submit(tiny())
+        assert client._socket is not None
+        client._socket.transport.pause_reading()  # type: ignore[attr-defined]
+        client._socket.keepalive_task.cancel()  # type: ignore[attr-defined]
+        before = server_connections(server)
+        await asyncio.sleep(25)
+        assert server_connections(server) < before
+    async with server.client("frozen") as client:
+        painter = Painter(client)
+        assert len((await painter.ended(job)).results) == 1
+
+
+def server_connections(server: ServerProcess) -> int:
+    """Established TCP connections of the server's side."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[3] == "01" and int(row[1].split(":")[1], 16) == server.port for row in rows)
+
+
+async def test_a_model_that_is_replaced_or_removed_while_loaded(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    make_model(root / "one", seed=1)
+    with running(tmp_path / "state", "--models", root) as server:
+        async with server.client() as client:
+            painter = Painter(client)
+            first = (await painter.ended(painter.submit(tiny()))).results[0].picture.data
+            make_model(root / "one", seed=2)
+            second = (await painter.ended(painter.submit(tiny()))).results[0].picture.data
+            assert first != second, "the old weights were still used"
+            weights = root / "one" / "unet" / "diffusion_pytorch_model.safetensors"
+            whole = weights.read_bytes()
+            weights.write_bytes(whole[:-100])
+            outcome = await painter.ended(painter.submit(tiny()))
+            assert outcome.last.error is not None and outcome.last.error.code is Code.MODEL_CORRUPT
+            weights.write_bytes(whole)
+            again = (await painter.ended(painter.submit(tiny()))).results[0].picture.data
+            assert again == second, "a failed load left something behind"
+            shutil.rmtree(root / "one")
+            outcome = await painter.ended(painter.submit(tiny()))
+            assert outcome.last.error is not None
+            assert outcome.last.error.code in (Code.MODEL_MISSING, Code.MODEL_CORRUPT)
