@@ -82,14 +82,7 @@ class Docker(DockWidget):
         self.setWindowTitle("Krita SD")
         self._actions = actions()
         self._panel = Panel(self._actions)
-        # Without it the height of our widgets would make the whole Krita window taller than a small screen.
-        area = QtWidgets.QScrollArea()
-        area.setWidgetResizable(True)
-        area.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setMinimumSize(200, 160)
-        area.setWidget(self._panel)
-        self.setWidget(area)
+        self.setWidget(self._panel)
         self._actions.changed.connect(self._draw)
         self._draw()
         QtCore.QTimer.singleShot(0, self._first_time)
@@ -122,7 +115,7 @@ class Docker(DockWidget):
         self.show()
         QtCore.QTimer.singleShot(0, self.raise_)
         if main is not None and not self.isFloating():
-            main.resizeDocks([self], [self._panel.sizeHint().height() + 40], Qt.Orientation.Vertical)
+            main.resizeDocks([self], [self._panel.wanted_height + 28], Qt.Orientation.Vertical)
 
     def focus_prompt(self) -> None:
         """Show the docker and put the keyboard into the prompt."""

@@ -36,8 +36,12 @@ class Panel(QtWidgets.QWidget):
         self.setObjectName("krita_sd_panel")
         self._actions = actions
         self._settings: Settings | None = None
-        column = QtWidgets.QVBoxLayout(self)
-        column.setContentsMargins(4, 4, 4, 4)
+        outer = QtWidgets.QVBoxLayout(self)
+        outer.setContentsMargins(4, 4, 4, 4)
+        outer.setSpacing(4)
+        body = QtWidgets.QWidget()
+        column = QtWidgets.QVBoxLayout(body)
+        column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         column.addLayout(self._model_row())
         self.prompt = PromptEdit("krita_sd_prompt", tr("Prompt"), tr("What do you want to see?"), 4)
@@ -62,10 +66,24 @@ class Panel(QtWidgets.QWidget):
         self.results.cancel.connect(actions.cancel)
         column.addWidget(self.results)
         column.addLayout(self._result_row())
-        self.status = Sentence("krita_sd_status", tr("Status"))
-        column.addWidget(self.status)
         column.addStretch(0)
+        # Without it the height of our widgets would make the whole Krita window taller than a small screen.
+        area = QtWidgets.QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setMinimumSize(200, 130)
+        area.setWidget(body)
+        self.status = Sentence("krita_sd_status", tr("Status"), wrap=True)
+        outer.addWidget(area, 1)
+        outer.addWidget(self.status)
+        self._body = body
         self._calm_wheel()
+
+    @property
+    def wanted_height(self) -> int:
+        """Pixels that show everything without scrolling."""
+        return int(self._body.sizeHint().height() + self.status.sizeHint().height() + 16)
 
     def _model_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
@@ -119,7 +137,8 @@ class Panel(QtWidgets.QWidget):
     def _note_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
         self.steps_label = Sentence("krita_sd_steps_label", tr("Steps that will run"), wrap=False)
-        self.note = Sentence("krita_sd_note", tr("Note"))
+        self.steps_label.setSizePolicy(QtWidgets.QSizePolicy.Policy.Fixed, QtWidgets.QSizePolicy.Policy.Fixed)
+        self.note = Sentence("krita_sd_note", tr("Note"), wrap=False)
         row.addWidget(self.steps_label)
         row.addWidget(self.note, 1)
         return row
@@ -176,15 +195,14 @@ class Panel(QtWidgets.QWidget):
         self._render_models(view)
         self.prompt.show_text(settings.prompt)
         self.negative.show_text(settings.negative)
-        self.note.setText(view.note)
-        self.note.setVisible(bool(view.note))
+        self.note.say(view.note)
         percent = round(settings.strength * 100)
         for widget in (self.strength, self.strength_box):
             if widget.value() != percent:
                 widget.blockSignals(True)
                 widget.setValue(percent)
                 widget.blockSignals(False)
-        self.steps_label.setText(view.steps_text)
+        self.steps_label.say(view.steps_text)
         self.gear.setChecked(settings.options_open)
         self.options.setVisible(settings.options_open)
         self.options.render_settings(settings, view)
@@ -228,9 +246,7 @@ class Panel(QtWidgets.QWidget):
         self.progress.setAccessibleDescription(view.progress_text)
 
     def _render_status(self, view: View) -> None:
-        if self.status.text() != view.status:
-            self.status.setText(view.status)
-            self.status.setAccessibleDescription(view.status)
+        self.status.say(view.status)
         if self.status.property("error") != view.status_is_error:
             self.status.setProperty("error", view.status_is_error)
             # Readable on Krita's dark and light themes.
