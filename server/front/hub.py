@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 SESSION_SECONDS = 7 * 24 * 3600.0
 """A session that has not been seen for this long is forgotten with its waiting jobs and results."""
 
+IDLE_SECONDS = 24 * 3600.0
+"""The same for a session that waits for nothing."""
+
+TIDY_SECONDS = 3600.0
+
 MODELS_BYTES = limits.MAX_MESSAGE // 2
 """JSON bytes of the models in one message; the rest of a very large collection is left out."""
 
@@ -70,7 +75,7 @@ class Hub:
     def start(self) -> None:
         """Start worker, scheduler and the scan of the model folders."""
         self.pool.start(self._on_event)
-        self._tasks = [asyncio.create_task(self.scheduler.run()), asyncio.create_task(self._first_scan())]
+        self._tasks = [asyncio.create_task(work) for work in (self.scheduler.run(), self._first_scan(), self._tidy())]
 
     def _on_event(self, event: WorkerEvent) -> None:
         self.scheduler.on_event(event)
@@ -162,10 +167,16 @@ class Hub:
             self._scanned.set()
         self.scheduler.wake()
 
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            self._expire()
+
     def _expire(self) -> None:
         now = time.time()
         for id, session in list(self._sessions.items()):
-            if now - session.seen > SESSION_SECONDS:
+            idle = session.acked == session.seq and not self.scheduler.queue.of(id)
+            if not session.attached and now - session.seen > (IDLE_SECONDS if idle else SESSION_SECONDS):
                 self.scheduler.forget(id)
                 session.acknowledge(session.seq)
                 self.journal.do("delete from sessions where session=?", (id,))

@@ -290,6 +290,8 @@ class Scheduler:
             error.job = job.id
         session = self._session(job.session)
         session.drop_lossy(job.id)
+        if state == "cancelled":
+            session.drop_previews(job.id)
         index = min(job.next_index, job.count - 1)
         session.push_state(job.id, state, index, job.count, error, ms=ms or {})
 

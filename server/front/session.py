@@ -7,6 +7,7 @@ takes out of it what to send next, and detaches.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,8 +27,11 @@ MAX_ITEMS = 20_000
 
 MAX_RELIABLE_PREVIEW_BYTES = 256 * 1024**2
 
+MAX_RESULT_BYTES = 4 * 1024**3
+"""Unacknowledged pictures of one session; beyond it the oldest are let go, so that nobody's absence fills the disk."""
 
-@dataclass
+
+@dataclass(eq=False)
 class Item:
     """One reliable message; `picture` is the hash of the result whose chunks follow it.
 
@@ -40,6 +44,7 @@ class Item:
     saved: bool = False
     preview: Picture | None = None
     header: dict[str, Any] = field(default_factory=dict)
+    size: int = 0
 
 
 @dataclass
@@ -73,6 +78,7 @@ class Session:
         self._previews: dict[str, Preview] = {}
         self._mailbox: Mailbox | None = None
         self._preview_bytes = 0
+        self._result_bytes = 0
 
     @property
     def attached(self) -> bool:
@@ -101,18 +107,16 @@ class Session:
 
     def acknowledge(self, seq: int) -> None:
         """The client has everything up to `seq`."""
-        done = 0
-        while self._outbox and self._outbox[0].seq <= seq:
+        done = [index for index, item in enumerate(self._outbox) if 0 < item.seq <= seq]
+        # Previews before the last acknowledged item have left before it; those behind it have not.
+        for _ in range(done[-1] + 1 if done else 0):
             item = self._outbox.popleft()
-            if item.seq == 0:
-                # A preview between acknowledged items was overtaken by them; it is sent already or of no use.
-                self._preview_bytes -= len(item.preview.data) if item.preview else 0
-                continue
-            done = item.seq
+            if item.preview is not None:
+                self._preview_bytes -= len(item.preview.data)
             if item.picture is not None:
-                self._blobs.unpin([item.picture])
+                self._release(item)
         if done:
-            self._journal.do("delete from items where session=? and seq<=?", (self.id, done))
+            self._journal.do("delete from items where session=? and seq<=?", (self.id, seq))
 
     def save(self) -> None:
         """Write the session's own row."""
@@ -121,10 +125,11 @@ class Session:
     def restore(self, row: Row) -> None:
         """Take back a saved item (session, seq, text, picture)."""
         _, seq, text, picture = row
-        self._outbox.append(Item(seq, text, picture, saved=True))
+        item = Item(seq, text, picture, saved=True)
+        self._outbox.append(item)
         self.seq = max(self.seq, seq)
         if picture is not None:
-            self._blobs.pin([picture])
+            self._hold(item, json.loads(text)["picture"]["bytes"])
 
     # Reliable ----------------------------------------------------------------------------------------------------
 
@@ -140,8 +145,33 @@ class Session:
         seq = self._next_seq()
         body = {"type": Result.type, "seq": seq, "job": job, "index": index, "count": count, "picture": picture}
         body |= {key: data[key] for key in ("recipe", "steps_run", "partial", "ms")}
-        self._blobs.pin([picture["id"]])
-        self._push(Item(seq, dump(body), picture["id"]))
+        item = Item(seq, dump(body), picture["id"])
+        self._hold(item, picture["bytes"])
+        self._push(item)
+        self._let_go()
+
+    def _hold(self, item: Item, size: int) -> None:
+        item.size = size
+        self._result_bytes += size
+        self._blobs.pin([str(item.picture)])
+
+    def _release(self, item: Item) -> None:
+        self._result_bytes -= item.size
+        self._blobs.unpin([str(item.picture)])
+        item.picture = None
+
+    def _let_go(self) -> None:
+        for item in self._outbox:
+            if self._result_bytes <= MAX_RESULT_BYTES:
+                break
+            if item.picture is None:
+                continue
+            self._release(item)
+            # Its number must still arrive, or the client would wait for it for ever.
+            body = json.loads(item.text)
+            text = "This picture waited too long to be fetched and was let go."
+            item.text = State(item.seq, body["job"], "decoding", body["index"], body["count"], text=text).to_text()
+            self._save_item(item)
 
     def push_preview(self, picture: Picture, header: dict[str, Any]) -> None:
         """Send a preview that must not be overwritten. Bounded: beyond it the preview is dropped."""
@@ -173,10 +203,13 @@ class Session:
         self._outbox.append(item)
         if self._mailbox is not None:
             self._mailbox.items.append(item)
-        self._journal.do("insert or replace into items values (?,?,?,?)", (self.id, item.seq, item.text, item.picture))
+        self._save_item(item)
         self._journal.do("update sessions set seq=? where session=?", (item.seq, self.id), saved)
         if len(self._outbox) > MAX_ITEMS:
             self.acknowledge(self._outbox[len(self._outbox) - MAX_ITEMS].seq)
+
+    def _save_item(self, item: Item) -> None:
+        self._journal.do("insert or replace into items values (?,?,?,?)", (self.id, item.seq, item.text, item.picture))
 
     # Lossy -------------------------------------------------------------------------------------------------------
 
@@ -196,6 +229,13 @@ class Session:
         """The job has ended: what has not left is stale."""
         self._progress.pop(job, None)
         self._previews.pop(job, None)
+
+    def drop_previews(self, job: str) -> None:
+        """The job was cancelled: nobody wants even those previews that were promised."""
+        for item in [item for item in self._outbox if item.preview is not None and item.header["job"] == job]:
+            self.sent(item)
+            if self._mailbox is not None and item in self._mailbox.items:
+                self._mailbox.items.remove(item)
 
     def take_progress(self) -> str | None:
         """One progress message, oldest job first."""

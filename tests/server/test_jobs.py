@@ -228,6 +228,31 @@ async def test_stop_and_keep_delivers_what_there_is(painter: Painter) -> None:
     assert 3 <= outcome.results[-1].result.steps_run < LONG["steps"]
 
 
+@pytest.mark.parametrize("state", ["loading", "encoding", "sampling", "decoding", "done"])
+async def test_stop_and_keep_in_every_state_ends_the_job_once(painter: Painter, state: str) -> None:
+    job = painter.submit(tiny(steps=10), count=2)
+    await painter.reaches(job, state)
+    painter.finish(job)
+    painter.finish(job)
+    after = painter.submit(tiny(seed=1))
+    await painter.ended(job, after)
+    await painter.quiet(0.2)
+    outcome = painter.outcome(job)
+    assert len(outcome.terminals) == 1
+    assert outcome.names[-1] == ("done" if outcome.results else "cancelled")
+    assert outcome.results or state in ("loading", "encoding")
+    assert painter.outcome(after).names[-1] == "done"
+
+
+async def test_a_cancel_after_stop_and_keep_wins(painter: Painter) -> None:
+    job = painter.submit(tiny(steps=LONG["steps"]), count=LONG["count"])
+    await painter.reaches(job, "sampling")
+    painter.finish(job)
+    painter.cancel(job)
+    outcome = await painter.ended(job)
+    assert len(outcome.terminals) == 1 and outcome.names[-1] in ("cancelled", "done")
+
+
 async def test_stop_and_keep_before_the_start_is_a_cancel(painter: Painter) -> None:
     running = painter.submit(tiny(steps=LONG["steps"]), count=LONG["count"])
     waiting = painter.submit(tiny())

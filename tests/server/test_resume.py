@@ -240,7 +240,8 @@ async def test_a_half_open_connection_is_noticed(server: ServerProcess) -> None:
         job = painter.submit(tiny())
         assert client._socket is not None
         client._socket.transport.pause_reading()  # type: ignore[attr-defined]
-        client._socket.keepalive_task.cancel()  # type: ignore[attr-defined]
+        assert client._socket.keepalive_task is not None
+        client._socket.keepalive_task.cancel()
         before = server_connections(server)
         await asyncio.sleep(25)
         assert server_connections(server) < before

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 
 from krita_sd.wire.errors import WireError
 from krita_sd.wire.frames import Picture
-from krita_sd.wire.messages import PreviewWish
+from krita_sd.wire.messages import PreviewWish, parse_from_server
 from krita_sd.wire.recipe import Recipe
 from server.front.blobs import Blobs
 from server.front.journal import Journal
@@ -139,9 +137,36 @@ async def test_a_session_replays_what_is_not_acknowledged(tmp_path: Path) -> Non
     session.detach(first)
     assert session.attached, "the clean-up of an old connection does not evict the new one"
     assert [item.seq for item in second.items] == [3, 4, 5] and session.acked == 2
+    for number in range(2):
+        session.push_preview(picture(9, number), {"job": "job0"})
+    session.push_state("job0", "done")
     session.acknowledge(5)
-    assert session.acked == 5
+    third = Mailbox(lambda: None)
+    session.attach(third)
+    assert [item.seq for item in third.items] == [0, 0, 6], "promised previews outlive the states before them"
+    session.drop_previews("job0")
+    assert [item.seq for item in third.items] == [6]
+    session.acknowledge(6)
+    assert session.acked == 6
     journal.close()
+
+
+async def test_results_that_nobody_fetches_are_bounded_and_leave_no_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.front.session.MAX_RESULT_BYTES", 250)
+    blobs = Blobs(tmp_path)
+    session = Session("s", Journal(tmp_path / "journal.db"), blobs)
+    data = {"recipe": {}, "steps_run": 1, "partial": False, "ms": {}}
+    for number in range(4):
+        item = picture(100, number)
+        session.push_result("job", number, 4, {"id": item.hash, **item.describe()}, data)
+    mailbox = Mailbox(lambda: None)
+    session.attach(mailbox)
+    assert [item.seq for item in mailbox.items] == [1, 2, 3, 4]
+    assert [item.picture is not None for item in mailbox.items] == [False, False, True, True]
+    kinds = [type(parse_from_server(item.text)).__name__ for item in list(mailbox.items)[:2]]
+    assert kinds == ["State", "State"]
 
 
 async def test_lossy_slots_keep_the_newest_and_give_credit_when_it_leaves(tmp_path: Path) -> None:
@@ -178,18 +203,7 @@ async def test_a_full_disk_does_not_stop_the_painter(tmp_path: Path, models: Pat
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (48 * 1024, 48 * 1024)); "
         "sys.argv[0] = 'server'; runpy.run_module('server', run_name='__main__')"
     )
-    assert resource.RLIMIT_FSIZE is not None
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "--state",
-        str(tmp_path / "state"),
-        "--models",
-        str(models),
-        "--device",
-        "cpu",
-    ]
+    command = [sys.executable, "-c", code, "--state", str(tmp_path / "state"), "--models", str(models)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment())
     assert process.stdout is not None
     server = ServerProcess(process, process.stdout.readline().split("listening on ")[1].strip(), tmp_path / "state")
@@ -204,4 +218,4 @@ async def test_a_full_disk_does_not_stop_the_painter(tmp_path: Path, models: Pat
         assert not saved and not list((tmp_path / "state" / "pictures").glob("*.tmp"))
     finally:
         server.stop()
-    assert os.path.exists(tmp_path / "state" / "token")
+    assert (tmp_path / "state" / "token").exists()
