@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from ..qt import QtCore
@@ -12,6 +13,7 @@ from . import host, previews, watch
 log = logging.getLogger(__name__)
 
 _RETRY = 100  # milliseconds
+_PATIENCE = 5.0  # seconds after a view came in which its document may still be loading
 
 
 class Guard(QtCore.QObject):
@@ -19,7 +21,7 @@ class Guard(QtCore.QObject):
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
-        self._waiting: list[Any] = []
+        self._until = 0.0
         self._timer = QtCore.QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._look)
@@ -27,23 +29,21 @@ class Guard(QtCore.QObject):
         notifier.setActive(True)
         notifier.viewCreated.connect(self._view_created)
 
-    def _view_created(self, view: Any) -> None:
-        doc = view.document()
-        if doc is not None:
-            self._waiting.append(doc)
-            self._timer.start(0)
+    def _view_created(self, _view: Any) -> None:
+        # The view does not know its document yet, and Krita does not list it.
+        self._until = time.monotonic() + _PATIENCE
+        self._timer.start(0)
 
     def _look(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for doc in waiting:
-            if host.is_open(doc) and not previews.is_live(doc) and not _purge(doc):
-                self._waiting.append(doc)
-        if self._waiting:
+        done = [_purge(doc) for doc in host.open_documents()]
+        if not all(done) or time.monotonic() < self._until:
             self._timer.start(_RETRY)
 
 
 def _purge(doc: Any) -> bool:
     """Take leftover previews out of `doc`; False when it is busy and must be asked again."""
+    if previews.is_live(doc):  # a second view of a document in which a job runs
+        return True
     left = [node for node in map(doc.nodeByUniqueID, previews.noted(doc)) if node is not None]
     if not left:
         return True

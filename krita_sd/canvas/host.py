@@ -22,9 +22,20 @@ def krita() -> Any:
     return Krita.instance()
 
 
+def open_documents() -> list[Any]:
+    """All that Krita lists or shows: what another plugin opened through the API is shown, but not listed."""
+    found = list(krita().documents())
+    for window in krita().windows():
+        for view in window.views():
+            doc = view.document()
+            if doc is not None and not any(doc == other for other in found):
+                found.append(doc)
+    return found
+
+
 def is_open(doc: Any) -> bool:
     """Whether Krita still holds `doc`. Some calls on a closed document end in a segmentation fault: ask first."""
-    return doc is not None and any(other == doc for other in krita().documents())
+    return doc is not None and any(doc == other for other in open_documents())
 
 
 def is_active(doc: Any) -> bool:

@@ -268,6 +268,11 @@ class Session:
                 raise Failure(f"waited {timeout:.0f} s for {what or condition}")
             time.sleep(0.03)
 
+    def open_file(self, path: Path) -> None:
+        """Open a file as a double click in a file manager would: a second Krita hands it over to the first."""
+        subprocess.run(["krita", "--nosplash", str(path)], env=self.env, check=True, timeout=60, capture_output=True)
+        self.wait(f"K.activeDocument() is not None and K.activeDocument().fileName() == {str(path)!r} and idle()", 30)
+
     # --- evidence -----------------------------------------------------------------------------------------------
 
     def stack(self) -> str:
