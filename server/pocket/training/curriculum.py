@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The sets of pictures and the stages of the UNet's curriculum: simple things first, each stage keeping the earlier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .render import Recipe
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures of one size, `count` of them."""
+
+    recipe: Recipe
+    count: int
+    width: int = 192
+    height: int = 192
+
+
+MULTI = {"place": 2.2, "pair": 1.0, "count": 1.0}
+ALL = {"shape": 2.0, "thing": 2.0, "place": 1.2, "pair": 0.8, "count": 0.8, "landscape": 3.0}
+
+SETS: dict[str, PictureSet] = {
+    "shape": PictureSet(Recipe({"shape": 1}), 2400),
+    "thing": PictureSet(Recipe({"thing": 1}), 2560),
+    "multi": PictureSet(Recipe(MULTI), 2240),
+    "land": PictureSet(Recipe({"landscape": 1}), 1600),
+    "style": PictureSet(Recipe(ALL, styled=1.0), 1600),
+    "large": PictureSet(Recipe(ALL, styled=0.2), 1600, 256, 256),
+    "wide": PictureSet(Recipe(ALL, styled=0.2), 320, 320, 192),
+    "tall": PictureSet(Recipe(ALL, styled=0.2), 320, 192, 320),
+}
+ORDER = {name: i for i, name in enumerate(SETS)}
+"""The seed of a set is its place in this order."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps of training on mixtures: (shares of sets of one size, how often this mixture, batch size)."""
+
+    mixtures: tuple[tuple[dict[str, float], float, int], ...]
+    steps: int
+    muon_lr: float = 4e-3
+    falling: float = 0.3
+    decay: float = 0.998
+
+
+STAGES: dict[str, Stage] = {
+    "shapes": Stage((({"shape": 1}, 1, 32),), 560, decay=0.99),
+    "objects": Stage((({"shape": 0.25, "thing": 0.4, "multi": 0.35}, 1, 32),), 420, decay=0.99),
+}

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writes the trained parts as one Stable Diffusion folder: fp16 safetensors, tokenizer, scheduler, krita_sd.json."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DPMSolverMultistepScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "steps_offset": 1,
+}
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.30.0",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+KRITA_SD = {
+    "name": "Pocket",
+    "native": {"min_side": 192, "max_side": 384, "min_pixels": 192 * 192, "max_pixels": 320 * 320, "multiple": 64},
+    "defaults": {"steps": 12, "guidance": 3.0, "sampler": "DPM++ 2M", "min_steps": 4},
+    "second_pass": False,
+    "tiny_decoder": "taesd",
+}
+FILE_LIMIT, FOLDER_LIMIT = 16 * 1000**2, 40 * 1000**2
+
+
+def export(
+    folder: Path,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer_folder: Path,
+    tiny: AutoencoderTiny | None = None,
+) -> None:
+    """Write the whole model into `folder`, replacing those parts; raises ValueError if a file is over its limit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, torch.nn.Module] = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
+    if tiny is not None:
+        parts["taesd"] = tiny
+    for name, part in parts.items():
+        shutil.rmtree(folder / name, ignore_errors=True)
+        dtype = next(part.parameters()).dtype
+        part.to(torch.float16).save_pretrained(folder / name)  # type: ignore[operator]
+        part.to(dtype)
+        for file in (folder / name).iterdir():
+            file.chmod(0o644)
+        config = json.loads((folder / name / "config.json").read_text())
+        config.pop("_name_or_path", None)
+        (folder / name / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+    shutil.copytree(tokenizer_folder, folder / "tokenizer")
+    DPMSolverMultistepScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    settings = dict(KRITA_SD) if tiny is not None else {k: v for k, v in KRITA_SD.items() if k != "tiny_decoder"}
+    (folder / "krita_sd.json").write_text(json.dumps(settings, indent=2) + "\n")
+    check_sizes(folder)
+
+
+def check_sizes(folder: Path) -> int:
+    """The bytes of all model files; raises ValueError over FILE_LIMIT for one or FOLDER_LIMIT for all."""
+    total = 0
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.parent.name != "__pycache__" and "training" not in file.parts:
+            size = file.stat().st_size
+            if size > FILE_LIMIT:
+                raise ValueError(f"{file} has {size} bytes, more than {FILE_LIMIT}")
+            total += size
+    if total > FOLDER_LIMIT:
+        raise ValueError(f"{folder} has {total} bytes, more than {FOLDER_LIMIT}")
+    return total

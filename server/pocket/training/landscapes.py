@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The landscapes: eleven terrains under five skies, with things in the sky and on the ground."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from . import things
+from .drawing import Brush, Sheet, blend, shade
+from .words import COLOURS, Rgb
+
+SKY_BANDS: dict[str, tuple[Rgb, Rgb]] = {
+    "sunny": ((90, 165, 235), (190, 225, 245)),
+    "sunset": ((120, 70, 140), (250, 150, 60)),
+    "dawn": ((150, 170, 225), (250, 200, 195)),
+    "night": ((14, 18, 48), (44, 52, 104)),
+    "overcast": ((140, 146, 154), (198, 202, 206)),
+}
+LIGHT: dict[str, tuple[Rgb, float]] = {
+    "sunny": ((255, 255, 255), 0.0),
+    "sunset": ((190, 80, 50), 0.28),
+    "dawn": ((235, 190, 200), 0.25),
+    "night": ((16, 20, 52), 0.58),
+    "overcast": ((150, 154, 160), 0.3),
+}
+GRASS, SAND, SNOW, WATER, ROCK = (96, 176, 76), (230, 196, 126), (240, 244, 250), (52, 116, 190), (124, 122, 134)
+SUN, MOON, CLOUD = (252, 214, 60), (240, 236, 205), (246, 247, 250)
+HORIZON = {"sea": 0.52, "lake": 0.48, "city": 0.74, "road": 0.52, "mountains": 0.66, "snowy mountains": 0.66}
+
+
+class Place:
+    """One landscape being drawn: its sheet, sky, random numbers and horizon (a fraction of the height)."""
+
+    def __init__(self, sheet: Sheet, terrain: str, sky: str, rng: np.random.Generator) -> None:
+        self.sheet, self.terrain, self.sky, self.rng = sheet, terrain, sky, rng
+        self.horizon = HORIZON.get(terrain, 0.58) + rng.uniform(-0.04, 0.04)
+
+    def lit(self, colour: Rgb) -> Rgb:
+        """The colour as it looks in this sky's light."""
+        light, amount = LIGHT[self.sky]
+        return blend(colour, light, amount)
+
+    def brush(self, x: float, y: float, radius: float) -> Brush:
+        return Brush(self.sheet, x, y, radius)
+
+    def ground(self, top: float, colour: Rgb) -> None:
+        """A lit rectangle from `top` (fraction of the height) to the bottom."""
+        s = self.sheet
+        s.pen.rectangle([0, top * s.height, s.width, s.height], fill=self.lit(colour))
+
+    def ridge(self, base: float, swing: float, waves: float, colour: Rgb) -> None:
+        """A soft line of hills: a lit wave around `base`, filled to the bottom."""
+        s, phase = self.sheet, self.rng.uniform(0, 2 * math.pi)
+        points = [
+            (s.width * i / 48, s.height * (base + swing * math.sin(phase + 2 * math.pi * waves * i / 48)))
+            for i in range(49)
+        ]
+        s.pen.polygon([(0, s.height), *points, (s.width, s.height)], fill=self.lit(colour))
+
+
+def draw_sky(place: Place) -> None:
+    top, low = SKY_BANDS[place.sky]
+    s = place.sheet
+    ramp = np.clip(np.linspace(0, 1 / place.horizon, s.height, dtype=np.float32), 0, 1)[:, None]
+    rows = np.asarray(top, np.float32) * (1 - ramp) + np.asarray(low, np.float32) * ramp
+    band = Image.fromarray(np.round(rows).astype(np.uint8)[:, None, :])
+    s.image.paste(band.resize((s.width, s.height)))
+
+
+def draw_sky_extra(place: Place, extra: str) -> None:
+    rng, s = place.rng, place.sheet
+    if extra == "sun":
+        low = place.sky in ("sunset", "dawn")
+        y = place.horizon - 0.12 if low else rng.uniform(0.14, 0.24)
+        sun: Rgb = {"sunset": (255, 220, 110), "dawn": (255, 232, 150)}.get(place.sky, SUN)
+        place.brush(rng.uniform(0.15, 0.85), y, rng.uniform(0.085, 0.12)).disc(0, 0, 1, sun)
+    elif extra == "moon":
+        b = place.brush(rng.uniform(0.15, 0.85), rng.uniform(0.12, 0.24), rng.uniform(0.07, 0.1))
+        b.disc(0, 0, 1, MOON)
+    elif extra == "stars":
+        for _ in range(int(rng.integers(18, 34))):
+            x, y = rng.uniform(0.02, 0.98), rng.uniform(0.02, place.horizon - 0.1)
+            place.brush(x, y, rng.uniform(0.006, 0.013)).disc(0, 0, 1, (250, 246, 220))
+    elif extra == "clouds":
+        colour = {"night": (86, 92, 130), "overcast": (226, 228, 232), "sunset": (248, 190, 160)}.get(place.sky, CLOUD)
+        count = int(rng.integers(2, 4))
+        for i in range(count):
+            b = place.brush((i + rng.uniform(0.3, 0.7)) / count, rng.uniform(0.12, 0.3), rng.uniform(0.09, 0.13))
+            for x, y, r in ((-0.8, 0.15, 0.5), (0, -0.15, 0.72), (0.8, 0.15, 0.52)):
+                b.disc(x, y, r, colour)
+            b.box(-0.9, 0.1, 0.9, 0.65, colour)
+    elif extra == "rainbow":
+        cx, radius = rng.uniform(0.35, 0.65) * s.width, 0.5 * min(s.width, s.height)
+        cy, step = place.horizon * s.height + radius * 0.1, radius * 0.07
+        for i, name in enumerate(("red", "orange", "yellow", "green", "blue", "purple")):
+            r = radius - i * step
+            box = [cx - r, cy - r, cx + r, cy + r]
+            s.pen.arc(box, 180, 360, fill=blend(COLOURS[name], SKY_BANDS[place.sky][1], 0.15), width=round(step) + 1)
+
+
+def lit_thing(place: Place, name: str, x: float, y: float, radius: float, colour: Rgb) -> None:
+    """One of the single things standing in the landscape, in its light."""
+    things.DRAW[name](place.brush(x, y, radius), place.lit(colour))
+
+
+def pine(place: Place, x: float, y: float, radius: float, colour: Rgb) -> None:
+    b = place.brush(x, y, radius)
+    b.box(-0.12, 0.5, 0.12, 1, place.lit(things.BARK))
+    b.polygon([(0, -1), (0.62, 0.6), (-0.62, 0.6)], place.lit(colour))
+
+
+def cactus(place: Place, x: float, y: float, radius: float) -> None:
+    b, green = place.brush(x, y, radius), place.lit((58, 128, 70))
+    b.line([(0, 1), (0, -0.85)], green, 0.34)
+    b.disc(0, -0.85, 0.17, green)
+    b.line([(0, 0.3), (-0.58, 0.3), (-0.58, -0.3)], green, 0.24)
+    b.line([(0, 0.05), (0.58, 0.05), (0.58, -0.5)], green, 0.24)
+
+
+def peaks(place: Place, snowy: bool) -> None:
+    s, rng = place.sheet, place.rng
+    for layer, (count, top, tone) in enumerate(((3, 0.26, 1.25), (2, 0.36, 1.0))):
+        for i in range(count):
+            x = (i + rng.uniform(0.3, 0.7)) / count
+            peak, half = top + rng.uniform(-0.05, 0.05), rng.uniform(0.28, 0.36) * (1.25 if layer else 1)
+            base = place.horizon + 0.06
+            slope = half / (base - peak)
+
+            def at(px: float, py: float) -> tuple[float, float]:
+                return px * s.width, py * s.height
+
+            s.pen.polygon([at(x, peak), at(x + half, base), at(x - half, base)], fill=place.lit(shade(ROCK, tone)))
+            if snowy:
+                cap = peak + 0.13
+                w = slope * 0.13
+                zigzag = [at(x + w, cap), at(x + w * 0.4, cap - 0.035), at(x, cap + 0.02), at(x - w * 0.4, cap - 0.035)]
+                s.pen.polygon([at(x, peak), *zigzag, at(x - w, cap)], fill=place.lit(SNOW))
+
+
+def draw_terrain(place: Place) -> None:
+    rng, s, h = place.rng, place.sheet, place.horizon
+    kind = place.terrain
+    if kind == "hills":
+        place.ridge(h - 0.02, 0.06, rng.uniform(0.8, 1.3), shade(GRASS, 1.2))
+        place.ridge(h + 0.1, 0.06, rng.uniform(0.7, 1.2), GRASS)
+        place.ridge(h + 0.25, 0.05, rng.uniform(0.6, 1.0), shade(GRASS, 0.8))
+    elif kind in ("mountains", "snowy mountains"):
+        peaks(place, kind.startswith("snowy"))
+        place.ridge(h + 0.06, 0.02, 1, SNOW if kind.startswith("snowy") else GRASS)
+    elif kind == "sea":
+        place.ground(h, WATER)
+        for _ in range(12):
+            x, y = rng.uniform(0, 1), rng.uniform(h + 0.04, 0.98)
+            crest = [(-1, 0), (-0.4, -0.25), (0.3, 0.1), (1, -0.15)]
+            place.brush(x, y, 0.06).line(crest, place.lit((120, 170, 222)), 0.12)
+    elif kind == "lake":
+        place.ridge(h, 0.03, 1.2, shade(GRASS, 0.75))
+        place.ground(h + 0.06, GRASS)
+        x, y = s.width * rng.uniform(0.45, 0.55), s.height * (h + 0.28)
+        rx, ry = s.width * 0.4, s.height * 0.14
+        s.pen.ellipse([x - rx, y - ry, x + rx, y + ry], fill=place.lit((78, 146, 208)))
+    elif kind == "desert":
+        place.ridge(h, 0.035, rng.uniform(0.7, 1.1), shade(SAND, 1.25))
+        place.ridge(h + 0.14, 0.05, rng.uniform(0.6, 1.0), SAND)
+        place.ridge(h + 0.28, 0.04, rng.uniform(0.5, 0.9), shade(SAND, 0.86))
+    elif kind == "forest":
+        place.ground(h, shade(GRASS, 0.8))
+        for row, (y, radius, tone) in enumerate(((h - 0.02, 0.16, 0.62), (h + 0.1, 0.21, 0.8))):
+            count = 7 - row
+            for i in range(count):
+                x, green = (i + rng.uniform(0.3, 0.7)) / count, shade((52, 124, 66), tone + rng.uniform(0, 0.3))
+                pine(place, x, y, radius, green)
+    elif kind == "meadow":
+        place.ground(h, (124, 196, 84))
+        for _ in range(26):
+            y = rng.uniform(h + 0.04, 0.98)
+            colour = place.lit(COLOURS[("red", "yellow", "white", "pink")[int(rng.integers(4))]])
+            place.brush(rng.uniform(0, 1), y, 0.009 + 0.022 * (y - h) / (1 - h)).disc(0, 0, 1, colour)
+    elif kind == "city":
+        city(place)
+    elif kind == "road":
+        place.ground(h, GRASS)
+        x = rng.uniform(0.42, 0.58)
+        w, t = s.width, h * s.height
+        lane = [(x * w - 4, t), (x * w + 4, t), (0.92 * w, s.height), (0.08 * w, s.height)]
+        s.pen.polygon(lane, fill=place.lit((92, 94, 100)))
+        for a, b in ((0.12, 0.24), (0.36, 0.54), (0.68, 0.94)):
+            ya, yb = t + (s.height - t) * a, t + (s.height - t) * b
+            xa, xb = (x + (0.5 - x) * a) * w, (x + (0.5 - x) * b) * w
+            ha, hb = 0.004 * w + 0.024 * w * a, 0.004 * w + 0.024 * w * b
+            s.pen.polygon([(xa - ha, ya), (xa + ha, ya), (xb + hb, yb), (xb - hb, yb)], fill=place.lit((244, 240, 225)))
+    elif kind == "snow":
+        place.ridge(h, 0.03, 0.9, shade(SNOW, 0.92))
+        place.ridge(h + 0.12, 0.03, 0.7, SNOW)
+    else:
+        raise ValueError(f"unknown terrain {kind!r}")
+
+
+def city(place: Place) -> None:
+    rng, s = place.rng, place.sheet
+    window: Rgb = (250, 222, 120) if place.sky in ("night", "sunset") else place.lit((186, 214, 232))
+    count = int(rng.integers(5, 7))
+    for i in range(count):
+        left, right = i / count * s.width, (i + 0.96) / count * s.width
+        top = rng.uniform(0.24, 0.5)
+        tone = place.lit(blend((112, 118, 136), (150, 120, 110), float(rng.uniform())))
+        s.pen.rectangle([left, top * s.height, right, s.height], fill=tone)
+        w, step = (right - left) / 7, 0.075 * s.height
+        for row in range(int((place.horizon + 0.02 - top) * s.height / step)):
+            y = top * s.height + step * (row + 0.5)
+            for column in (1, 3, 5):
+                s.pen.rectangle([left + w * column, y, left + w * (column + 1), y + step * 0.5], fill=window)
+    place.ground(place.horizon + 0.1, (96, 98, 104))
+
+
+def draw_ground_extra(place: Place, extra: str) -> None:
+    rng, h = place.rng, place.horizon
+    if extra == "house":
+        wall = COLOURS[("red", "white", "yellow", "orange", "blue")[int(rng.integers(5))]]
+        side = rng.uniform(0.18, 0.32) if rng.uniform() < 0.5 else rng.uniform(0.68, 0.82)
+        y = h + (0.03 if place.terrain in ("lake", "sea") else 0.1)
+        lit_thing(place, "house", side, y, rng.uniform(0.13, 0.17), wall)
+    elif extra == "boat":
+        hull = COLOURS[("red", "white", "brown", "orange")[int(rng.integers(4))]]
+        y = h + (0.26 if place.terrain == "lake" else 0.14)
+        lit_thing(place, "boat", rng.uniform(0.32, 0.68), y, rng.uniform(0.12, 0.16), hull)
+    elif extra == "trees":
+        for i in range(3):
+            x = (i + rng.uniform(0.25, 0.75)) / 3
+            lit_thing(place, "tree", x, h + rng.uniform(0.04, 0.16), rng.uniform(0.11, 0.15), (52, 138, 62))
+    elif extra == "cactus":
+        for i in range(int(rng.integers(1, 3))):
+            cactus(place, rng.uniform(0.12, 0.45) + 0.42 * i, h + rng.uniform(0.04, 0.2), rng.uniform(0.13, 0.18))
+
+
+def draw_landscape(sheet: Sheet, terrain: str, sky: str, extras: tuple[str, ...], rng: np.random.Generator) -> None:
+    """Sky, what is in it, ground, what stands on it."""
+    place = Place(sheet, terrain, sky, rng)
+    draw_sky(place)
+    for extra in ("stars", "rainbow", "sun", "moon", "clouds"):
+        if extra in extras:
+            draw_sky_extra(place, extra)
+    draw_terrain(place)
+    for extra in ("trees", "house", "cactus", "boat"):
+        if extra in extras:
+            draw_ground_extra(place, extra)

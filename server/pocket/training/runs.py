@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every training stage shares: checkpoints that resume exactly, running averages of weights, a progress line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class Average:
+    """Exponential moving average of a module's weights, with a start that forgets the initial ones quickly."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.count = 0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        for name, value in module.state_dict().items():
+            mine = self.weights[name]
+            if mine.is_floating_point():
+                mine.lerp_(value, 1 - decay)
+            else:
+                mine.copy_(value)
+
+
+class Run:
+    """One stage of training: the module, its optimizer, its average, the step reached, all in one file."""
+
+    def __init__(self, file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, decay: float) -> None:
+        self.file, self.module, self.optimizer = file, module, optimizer
+        self.average = Average(module, decay)
+        self.step, self.seconds = 0, 0.0
+        if file.exists():
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            module.load_state_dict(saved["module"])
+            optimizer.load_state_dict(saved["optimizer"])
+            self.average.weights, self.average.count = saved["average"], saved["count"]
+            self.step, self.seconds = saved["step"], saved["seconds"]
+
+    def save(self) -> None:
+        """Write the checkpoint in one atomic replacement."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_suffix(".partial")
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.weights,
+            "count": self.average.count,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        torch.save(state, partial)
+        os.replace(partial, self.file)
+
+
+class Progress:
+    """Prints "name step/steps, loss, speed, time left" about every `every` seconds."""
+
+    def __init__(self, name: str, start: int, steps: int, every: float = 20.0) -> None:
+        self.name, self.start, self.steps, self.every = name, start, steps, every
+        self.began = self.last = time.monotonic()
+        self.loss = 0.0
+
+    def __call__(self, step: int, loss: float) -> None:
+        self.loss = loss if step == self.start else 0.98 * self.loss + 0.02 * loss
+        now = time.monotonic()
+        if now - self.last < self.every and step + 1 < self.steps:
+            return
+        self.last = now
+        pace = (now - self.began) / (step + 1 - self.start)
+        left = pace * (self.steps - step - 1)
+        line = f"{self.name} {step + 1}/{self.steps} loss {self.loss:.4f} {pace:.3f} s/step, {left / 60:.1f} min left"
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def generator_at(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step: the same whether the run was interrupted or not."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
