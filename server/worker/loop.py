@@ -26,6 +26,10 @@ from .models import ModelCache
 
 log = logging.getLogger(__name__)
 
+AHEAD = {
+    "diffusers": ("UNet2DConditionModel", "AutoencoderKL", "AutoencoderTiny", "DPMSolverMultistepScheduler"),
+    "transformers": ("CLIPTextModel", "CLIPTokenizer"),
+}
 KEPT_PICTURES = 4
 """Input pictures kept for the next unit of the same job."""
 
@@ -48,8 +52,7 @@ class WorkLoop:
         models = ModelCache(device)
         execution = Execution(models)
         self._emit("ready", device=info)
-        # The slow imports, while nobody waits; an order that comes meanwhile has said "loading" already.
-        importlib.import_module("server.diffusion.loading")
+        _import_ahead()
         while (order := self._orders.get()) is not None:
             self._run_unit(execution, order)
 
@@ -101,6 +104,16 @@ class WorkLoop:
                 write_message(self._outgoing, {"event": event, **data}, payload)
             except OSError:
                 os._exit(0)
+
+
+def _import_ahead() -> None:
+    """The slow imports, while nobody waits; an order that comes meanwhile has said "loading" already."""
+    importlib.import_module("server.diffusion.loading")
+    # These packages import their parts on first use, which would be the first picture.
+    for package, names in AHEAD.items():
+        module = importlib.import_module(package)
+        for name in names:
+            getattr(module, name, None)
 
 
 def _unexpected(error: Exception) -> WireError:

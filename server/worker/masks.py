@@ -8,6 +8,8 @@ so a pixel that was not selected keeps its value whatever grow and feather are.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
@@ -63,19 +65,23 @@ def _blur(mask: Mask, sigma: float) -> Mask:
 
 
 def _extreme(mask: Mask, radius: int, pick: np.ufunc) -> Mask:
-    """Maximum or minimum over a square of `radius`, in log2(radius) passes per axis (van Herk's idea, by doubling)."""
-    out = mask
-    for axis in (0, 1):
-        reach = min(radius, mask.shape[axis])
-        if reach <= 0:
-            continue
-        padding = [(0, 0), (0, 0)]
-        padding[axis] = (reach, reach)
-        line = np.moveaxis(np.pad(out, padding, mode="edge"), axis, 0)
-        width, window = 1, 2 * reach + 1
-        while width < window:
-            shift = min(width, window - width)
-            line = pick(line[:-shift], line[shift:])
-            width += shift
-        out = np.ascontiguousarray(np.moveaxis(line, 0, axis))
-    return out
+    """Maximum or minimum over a regular octagon of `radius`: the Minkowski sum of four lines (two of them diagonal)."""
+    diagonal = round(radius / (2 + math.sqrt(2)))
+    straight = radius - 2 * diagonal
+    out = _line(_line(mask, straight, 0, 1, pick), straight, 1, 0, pick)
+    out = _line(out, diagonal, 1, 1, pick)
+    return np.ascontiguousarray(_line(out[:, ::-1], diagonal, 1, 1, pick)[:, ::-1])
+
+
+def _line(mask: Mask, reach: int, down: int, across: int, pick: np.ufunc) -> Mask:
+    """Maximum or minimum over a line of `reach` to both sides, in log2(reach) passes: windows are doubled."""
+    if reach <= 0:
+        return mask
+    line = np.pad(mask, ((reach * down,) * 2, (reach * across,) * 2), mode="edge")
+    width, window = 1, 2 * reach + 1
+    while width < window:
+        shift = min(width, window - width)
+        y, x = shift * down, shift * across
+        line = pick(line[: line.shape[0] - y, : line.shape[1] - x], line[y:, x:])
+        width += shift
+    return line

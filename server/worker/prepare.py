@@ -64,15 +64,17 @@ def prepare(recipe: Recipe, pictures: dict[str, Picture], model: Any, settings: 
     feather, grow = (0, 0) if recipe.exact_mask else (int(recipe.feather), int(recipe.grow))  # type: ignore[arg-type]
     denoise = masks.denoise_mask(selection, grow, feather)
     composite = selection if recipe.exact_mask else masks.composite_mask(selection, feather)
-    under = fill(image, denoise, recipe.fill) if recipe.strength >= 1.0 else image
+    render, denoise_render = pixels.to_render(image, plan), pixels.to_render(denoise, plan)
+    if recipe.strength >= 1.0:
+        render = fill(render, denoise_render, recipe.fill)
     return Prepared(
         recipe,
         plan,
         recipe.strength,
         image,
-        pixels.to_render(under, plan),
+        render,
         denoise,
-        pixels.to_render(denoise, plan),
+        denoise_render,
         composite,
         filled=recipe.strength >= 1.0 and recipe.fill != "neutral",
         loras=loras,

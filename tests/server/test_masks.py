@@ -65,7 +65,13 @@ def test_grow_and_feather_reach_as_far_as_they_say() -> None:
     selection = np.zeros((200, 200), np.uint8)
     selection[80:120, 80:120] = 255
     grown = masks.denoise_mask(selection, 10, 0)
-    assert grown[70:130, 70:130].min() == 255 and grown.sum(dtype=int) == 60 * 60 * 255
+    assert grown[70, 100] == grown[129, 100] == grown[100, 70] == grown[100, 129] == 255
+    assert not grown[:70].any() and not grown[:, 130:].any() and grown[70, 70] == 0
+    point = np.zeros((101, 101), np.uint8)
+    point[50, 50] = 255
+    y, x = np.ogrid[-50:51, -50:51]
+    round_one = masks.denoise_mask(point, 30, 0) > 0
+    assert round_one[np.hypot(y, x) <= 30].all() and not round_one[np.hypot(y, x) > 34].any()
     soft = masks.denoise_mask(selection, 0, 20)
     assert 0 < soft[75, 100] < 255 and soft[40, 100] == 0
     ramp = soft[40:81, 100].astype(int)
