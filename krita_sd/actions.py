@@ -21,7 +21,8 @@ from krita_sd.link import Draft, Link, LinkState, PreviewWaiting, Target
 from krita_sd.qt import QtCore, Signal
 from krita_sd.server_process import start_or_find
 from krita_sd.shelf import Shelf
-from krita_sd.stage import Stage, open_as_document
+from krita_sd.stage import ContextFrame, Stage, open_as_document
+from krita_sd.translate import device_text, job_event
 from krita_sd.wire import client
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
@@ -91,6 +92,7 @@ class Actions(QtCore.QObject):
         self._link = Link(core, self._locate, self._emit, pictures.scaled)
         self._shelf = Shelf(self._link.run)
         self._stage = Stage(self.table, self._pixels, self)
+        self._frame = ContextFrame()
         # Queued by Qt: emitted in the link's thread, received in the GUI's.
         self._arrived.connect(self._receive, QtCore.Qt.ConnectionType.QueuedConnection)
         self._poll = QtCore.QTimer(self, interval=POLL_MS)
@@ -112,8 +114,9 @@ class Actions(QtCore.QObject):
         if doc is None:
             raise WireError(Code.BAD_REQUEST, "There is no document.", "Open or create one first.")
         if self._connection.kind == "waiting" and self._connection.code in _HOPELESS:
+            # The status line says why; the next press works once that is put right.
             self._link.reconnect()
-            raise WireError(self._connection.code, self._connection.text, self._connection.hint)
+            return
         scene = capture.describe(doc)
         if scene.selection_empty:
             raise WireError(Code.BAD_REQUEST, "The selection lies outside the canvas.", "Select something on it.")
@@ -246,6 +249,7 @@ class Actions(QtCore.QObject):
     def stop(self) -> None:
         """Krita quits: save, and end the thread. The server follows by itself."""
         self._poll.stop()
+        self._frame.hide()
         self._saver.stop()
         self._save()
         if self._started:
@@ -267,6 +271,12 @@ class Actions(QtCore.QObject):
         if scene != self._scene:
             self._scene = scene
             self._redraw.start()
+        attention = self.table.current is None and any(docker.has_attention for docker in self._dockers)
+        if doc is not None and scene is not None and scene.selection is not None and attention:
+            entry = view.model_entry(self.models, self.settings.model)
+            self._frame.show(doc, scene.doc_id, plan.region(self.settings, entry, scene.extent, scene.selection))
+        else:
+            self._frame.hide()
 
     def say(self, text: str, is_error: bool = False) -> None:
         """Show one sentence in the status line; "" returns it to the connection."""
@@ -341,52 +351,28 @@ class Actions(QtCore.QObject):
     def _receive(self, event: Any) -> None:
         if isinstance(event, PreviewWaiting):
             self._preview(event.job)
-        elif isinstance(event, client.JobState):
-            state = event.state
-            phase = ev.Phase(state.state)
-            self._feed(ev.StateChanged(state.job, phase, state.index, state.step, state.total, state.error))
-            if not self._device_known and phase is not ev.Phase.QUEUED and self.table.connected:
-                self._link.list_models()  # the worker runs now, so the server knows its device
-        elif isinstance(event, client.JobProgress):
-            at = event.progress
-            self._feed(ev.Progress(at.job, ev.Phase(at.state), at.index, at.step, at.total))
         elif isinstance(event, _ResultWithThumbnail):
             self._result(event)
         elif isinstance(event, LinkState):
             self._connection = event
-            if event.kind != "connected":
-                self._feed(ev.Disconnected())
         elif isinstance(event, client.Connected):
-            self._connected(event)
+            self._server_said(event.welcome.models, event.welcome.device)
+            self._saver.start()
         elif isinstance(event, client.ModelsListed):
-            self.models = event.models
-            self._named_device(event.device)
-        elif isinstance(event, client.JobLost):
-            self._feed(ev.Connected(lost=frozenset((event.job,))))
-        elif isinstance(event, client.Refused):
-            self._refused(event.error)
+            self._server_said(event.models, event.device)
+        elif isinstance(event, client.Refused) and event.error.job not in self.table.jobs:
+            self.say(str(event.error), True)
+        elif isinstance(event, client.JobState) and not self._device_known and event.state.state == "encoding":
+            self._link.list_models()  # the worker runs now, so the server knows its device
+        fed = job_event(event)
+        if fed is not None:
+            self._feed(fed)
         self._redraw.start()
 
-    def _connected(self, event: client.Connected) -> None:
-        welcome = event.welcome
-        self.models = welcome.models
-        self._named_device(welcome.device)
-        known = frozenset(str(job.get("job")) for job in welcome.jobs)
-        self._feed(ev.Connected(known, frozenset(welcome.lost), welcome.resumed))
-        self._saver.start()
-
-    def _named_device(self, device: dict[str, Any]) -> None:
-        where = self.settings.server_uri or "this machine"
-        kind, name = str(device.get("kind") or ""), str(device.get("name") or "")
-        self._device_known = bool(kind) and kind != "starting"
-        what = (name or kind) if self._device_known else "starting the model program"
-        self._connection = LinkState("connected", f"Connected to {where}: {what}.")
-
-    def _refused(self, error: WireError) -> None:
-        if error.job is not None and error.job in self.table.jobs:
-            self._feed(ev.JobFailed(error.job, error))
-        else:
-            self.say(str(error), True)
+    def _server_said(self, models: tuple[dict[str, Any], ...], device: dict[str, Any]) -> None:
+        self.models = models
+        text, self._device_known = device_text(device, self.settings.server_uri or "this machine")
+        self._connection = LinkState("connected", text)
 
     def _preview(self, job: str) -> None:
         # Taken in any case: as long as one waits, the link does not tell of the next.

@@ -121,6 +121,13 @@ class Connected:
 
 
 @dataclass(frozen=True)
+class JobLost:
+    """The job ended with a server that is gone."""
+
+    job: str
+
+
+@dataclass(frozen=True)
 class DocumentClosed:
     document: str
 

@@ -31,6 +31,7 @@ from krita_sd.job_events import (
     Forget,
     Hidden,
     JobFailed,
+    JobLost,
     KeepPressed,
     Phase,
     Picked,
@@ -153,6 +154,8 @@ class JobTable:
                     yield ShowPreview(job.id, event.picture)
             case JobFailed():
                 yield from self._end(job, Phase.FAILED, event.error)
+            case JobLost():
+                yield from self._end(job, Phase.FAILED, _LOST)
             case CancelPressed():
                 # The painter's word is final at once: also without a server nothing stays busy.
                 yield from self._end(job, Phase.CANCELLED, None)

@@ -93,22 +93,27 @@ def read_seed(text: str) -> int | None:
     return value if value <= MAX_SEED else None
 
 
+def region(settings: Settings, model: Mapping[str, Any], extent: Extent, selection: Bounds | None) -> Bounds:
+    """The rectangle the model sees: the canvas, or the selection with its context. Raises WireError."""
+    if selection is None:
+        return Bounds.of(extent)
+    feather, grow = feather_and_grow(selection, settings.strength)
+    feather = feather if settings.feather is None else settings.feather
+    grow = grow if settings.grow is None else settings.grow
+    if settings.exact_mask:
+        feather = grow = 0
+    try:
+        return context_bounds(selection, extent, native_range(model), feather, grow)
+    except ValueError:
+        raise bad_request("The selection lies outside the canvas.", "Select something on it.") from None
+
+
 def make(settings: Settings, model: Mapping[str, Any], extent: Extent, selection: Bounds | None, seed: int) -> Plan:
     """The plan for that document. Raises WireError with a sentence when it cannot be done."""
     kind = kind_of(settings.strength, selection is not None)
     if extent.width < 1 or extent.height < 1:
         raise bad_request("The document has no pixels.")
-    bounds = Bounds.of(extent)
-    if selection is not None:
-        feather, grow = feather_and_grow(selection, settings.strength)
-        if settings.exact_mask:
-            feather = grow = 0
-        feather = feather if settings.feather is None or settings.exact_mask else settings.feather
-        grow = grow if settings.grow is None or settings.exact_mask else settings.grow
-        try:
-            bounds = context_bounds(selection, extent, native_range(model), feather, grow)
-        except ValueError:
-            raise bad_request("The selection lies outside the canvas.", "Select something on it.") from None
+    bounds = region(settings, model, extent, selection)
     if bounds.extent.longest > MAX_SIDE or bounds.extent.pixels * 4 > MAX_PICTURE:
         raise bad_request(
             f"A picture of {bounds.width} x {bounds.height} pixels is too large.", "Select a smaller area."

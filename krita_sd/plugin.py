@@ -117,6 +117,12 @@ class Docker(DockWidget):
         if main is not None and not self.isFloating():
             main.resizeDocks([self], [self._panel.wanted_height + 28], Qt.Orientation.Vertical)
 
+    @property
+    def has_attention(self) -> bool:
+        """The painter's pointer or keyboard is in this docker."""
+        focus = QtWidgets.QApplication.focusWidget()
+        return bool(self.isVisible() and (self.underMouse() or (focus is not None and self.isAncestorOf(focus))))
+
     def focus_prompt(self) -> None:
         """Show the docker and put the keyboard into the prompt."""
         self.show()

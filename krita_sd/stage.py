@@ -8,7 +8,8 @@ from typing import Any
 
 from krita_sd import job_events as ev
 from krita_sd import plan
-from krita_sd.canvas import host, place
+from krita_sd.canvas import host, overlay, place
+from krita_sd.geometry import Bounds
 from krita_sd.jobs import JobTable, Result
 from krita_sd.qt import QtCore
 from krita_sd.wire.frames import Picture
@@ -86,3 +87,24 @@ class Stage(QtCore.QObject):
 def open_as_document(result: Result, picture: Picture) -> None:
     """A result whose document is closed becomes a document of its own."""
     place.open_as_document(picture.data, picture.width, picture.height, plan.layer_name(result.recipe))
+
+
+class ContextFrame:
+    """The rectangle that a job would use, over the canvas while the painter is about to start one."""
+
+    def __init__(self) -> None:
+        self._document = ""
+        self._frame: overlay.Frame | None = None
+
+    def show(self, doc: Any, document: str, bounds: Bounds) -> None:
+        """Draw `bounds` over `doc`."""
+        if self._frame is None or document != self._document:
+            self.hide()
+            self._document, self._frame = document, overlay.Frame(doc)
+        self._frame.show(bounds)
+
+    def hide(self) -> None:
+        """Take it away."""
+        if self._frame is not None:
+            self._frame.hide()
+        self._frame = None

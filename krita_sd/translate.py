@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From what the link reports to what the job table is fed with. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from krita_sd import job_events as ev
+from krita_sd.link import LinkState
+from krita_sd.wire import client
+
+
+def job_event(event: Any) -> Any | None:
+    """The table's event for an event of the link; None when the table has nothing to learn from it."""
+    if isinstance(event, client.JobState):
+        state = event.state
+        phase = ev.Phase(state.state)
+        return ev.StateChanged(state.job, phase, state.index, state.step, state.total, state.error)
+    if isinstance(event, client.JobProgress):
+        at = event.progress
+        return ev.Progress(at.job, ev.Phase(at.state), at.index, at.step, at.total)
+    if isinstance(event, client.Connected):
+        welcome = event.welcome
+        known = frozenset(str(job.get("job")) for job in welcome.jobs)
+        return ev.Connected(known, frozenset(welcome.lost), welcome.resumed)
+    if isinstance(event, client.JobLost):
+        return ev.JobLost(event.job)
+    if isinstance(event, client.Refused) and event.error.job is not None:
+        return ev.JobFailed(event.error.job, event.error)
+    if isinstance(event, LinkState) and event.kind != "connected":
+        return ev.Disconnected()
+    return None
+
+
+def device_text(device: dict[str, Any], where: str) -> tuple[str, bool]:
+    """(sentence for the status line, whether the device is known): it is not while the worker starts."""
+    kind, name = str(device.get("kind") or ""), str(device.get("name") or "")
+    known = bool(kind) and kind != "starting"
+    return f"Connected to {where}: {(name or kind) if known else 'starting the model program'}.", known
