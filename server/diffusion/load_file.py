@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from krita_sd.geometry import NATIVE
 from krita_sd.wire.errors import Code, WireError
@@ -28,9 +30,6 @@ class _File:
         self.shipped = json.loads((CONFIGS / job.row.config).read_text("utf-8"))
 
     def load(self) -> LoadedModel:
-        import diffusers
-        import transformers
-
         if self.job.path.suffix.lower() != ".safetensors":
             raise WireError(
                 Code.MODEL_UNSAFE,
@@ -45,9 +44,9 @@ class _File:
                 unet_config = ldm.unet_config(shapes, heads_of_64=openclip)
                 vae_config = ldm.vae_config(shapes)
                 text_config = {**ldm.clip_config(shapes, openclip), **self.shipped["text_encoder"]}
-                unet = empty_module(lambda: diffusers.UNet2DConditionModel(**unet_config))
-                vae = empty_module(lambda: diffusers.AutoencoderKL(**vae_config))
-                text = empty_module(lambda: transformers.CLIPTextModel(transformers.CLIPTextConfig(**text_config)))
+                unet = empty_module(lambda: UNet2DConditionModel(**unet_config))
+                vae = empty_module(lambda: AutoencoderKL(**vae_config))
+                text = empty_module(lambda: CLIPTextModel(CLIPTextConfig(**text_config)))
                 parts = {
                     "unet": (unet, ldm.unet_sources(unet.state_dict(), unet_config)),
                     "vae": (vae, ldm.vae_sources(vae.state_dict(), vae_config)),

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
 from krita_sd.geometry import NATIVE, NativeRange
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion.families.sd import StableDiffusion
@@ -29,9 +32,6 @@ class _Folder:
         self.job = job
 
     def load(self) -> LoadedModel:
-        import diffusers
-        import transformers
-
         index = self._json(self.job.path / "model_index.json")
         for part, wanted in {
             "unet": "UNet2DConditionModel",
@@ -44,15 +44,15 @@ class _Folder:
         unet_config = self._json(self.job.path / "unet" / "config.json")
         if index.get("text_encoder_2") or unet_config.get("addition_embed_type") == "text_time":
             raise unsupported(self.job.path.name, f"it is not a {self.job.row.title} model")
-        unet = self._folder_part("unet", diffusers.UNet2DConditionModel, unet_config)
-        vae = self._folder_part("vae", diffusers.AutoencoderKL, self._json(self.job.path / "vae" / "config.json"))
+        unet = self._folder_part("unet", UNet2DConditionModel, unet_config)
+        vae = self._folder_part("vae", AutoencoderKL, self._json(self.job.path / "vae" / "config.json"))
         text_config = self._json(self.job.path / "text_encoder" / "config.json")
-        text = self._folder_text(transformers, text_config)
+        text = self._folder_text(text_config)
         extra = self._json(self.job.path / "krita_sd.json") if (self.job.path / "krita_sd.json").is_file() else {}
         tiny = None
         if isinstance(extra.get("tiny_decoder"), str):
             folder = _inside(self.job.path, extra["tiny_decoder"])
-            tiny = self._folder_part("tiny", diffusers.AutoencoderTiny, self._json(folder / "config.json"), folder)
+            tiny = self._folder_part("tiny", AutoencoderTiny, self._json(folder / "config.json"), folder)
         return StableDiffusion(
             self.job.family,
             unet,
@@ -65,10 +65,10 @@ class _Folder:
             tiny,
         )
 
-    def _folder_text(self, transformers: Any, config: dict[str, Any]) -> Any:
+    def _folder_text(self, config: dict[str, Any]) -> Any:
         keep = {key: value for key, value in config.items() if key not in ("architectures", "torch_dtype", "dtype")}
-        settings = transformers.CLIPTextConfig(**keep)
-        module = empty_module(lambda: transformers.CLIPTextModel(settings))
+        settings = CLIPTextConfig(**keep)
+        module = empty_module(lambda: CLIPTextModel(settings))
         return self._fill("text_encoder", module, self.job.path / "text_encoder", prefix="text_model.")
 
     def _folder_part(self, part: str, kind: Any, config: dict[str, Any], folder: Path | None = None) -> Any:

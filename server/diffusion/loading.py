@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Loading a model from a diffusers folder or a single safetensors file: offline, checked tensor by tensor."""
+"""Loading a model from a diffusers folder or a single safetensors file: offline, checked tensor by tensor.
+
+Importing this module imports all the heavy libraries: a worker does it while nobody waits.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion.families import FAMILIES
@@ -45,9 +50,6 @@ def load_model(
 
 def _quiet_libraries() -> None:
     """Leave out the libraries' advice on standard error; what matters to the user is raised as an error."""
-    import diffusers
-    import transformers
-
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -105,7 +105,7 @@ class _Job:
         if original is None or from_noise:
             latents = noise * schedule.pure_noise_scale
         else:
-            latents = schedule.noised(task.start_step, original, noise)
+            latents = schedule.noised(schedule.start, original, noise)
         features = self._mask_features(schedule, original, noise, generator)
 
         def predict(inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:

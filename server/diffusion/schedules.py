@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import diffusers
 import torch
 
 _DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
@@ -28,8 +29,6 @@ _DRAWS_NOISE = frozenset({"Euler a", "LCM"})
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     """A new diffusers scheduler built from the model's original scheduler config (chaining would leak arguments)."""
-    import diffusers
-
     # Old folders miss both, and the classes' defaults are for pixel models; the pipelines correct them in the same way.
     config = {**config, "clip_sample": False, "steps_offset": 1}
     class_name, settings = _TABLE[name]
@@ -39,16 +38,21 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
 class Schedule:
     """One job's noise schedule: steps start..total-1 of a plan of `total`, in a sampler's own order.
 
-    `index` always counts steps of the whole plan. Latents are float32.
+    `index` always counts steps of the whole plan, which is shortened to the model's noise levels (1000) when it is
+    longer. Latents are float32.
     """
 
     def __init__(
         self, name: str, config: Mapping[str, Any], total: int, start: int, device: torch.device | str = "cpu"
     ) -> None:
+        self._scheduler = make_scheduler(name, config)
+        trained = self._scheduler.config.num_train_timesteps
+        if total > trained:
+            # A tiny strength with a minimum of steps plans more steps than there are noise levels: run as many, later.
+            total, start = trained, trained - min(total - start, trained)
         self.name = name
         self.total = total
         self.start = start
-        self._scheduler = make_scheduler(name, config)
         extra: dict[str, Any] = {}
         if name == "LCM" and total > self._scheduler.config.original_inference_steps:
             # LCM picks its steps from this many; a longer plan needs a longer list to pick from.

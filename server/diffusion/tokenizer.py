@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers import CLIPTokenizer
+
 from krita_sd.wire.errors import Code, WireError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -37,8 +39,6 @@ def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def shipped_tokenizer(pad_token: str = END) -> Any:
     """The tokenizer of every SD1.x and SD2.x checkpoint; `pad_token` is the end token in SD1.x and "!" in SD2.x."""
-    from transformers import CLIPTokenizer
-
     vocabulary, merges = clip_vocabulary()
     return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=MAX_TOKENS)
 
@@ -48,8 +48,6 @@ def folder_tokenizer(folder: Path) -> Any:
 
     Raises WireError(model_corrupt) when the files are missing or unreadable.
     """
-    from transformers import CLIPTokenizer
-
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
         if (folder / "tokenizer.json").is_file():

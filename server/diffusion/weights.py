@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 
 from krita_sd.wire.errors import Code, WireError
@@ -175,7 +176,5 @@ class Loader:
 
 def empty_module(make: Callable[[], Any]) -> Any:
     """A module without memory for its weights; buffers that are not stored get their real values."""
-    from accelerate import init_empty_weights
-
     with init_empty_weights(include_buffers=False):
         return make()

@@ -162,10 +162,11 @@ def test_sizes_that_are_no_multiple_of_64_and_twenty_to_one(width: int, height: 
     assert np.array_equal(output.image, image) and output.image.shape == (height, width, 3)
 
 
+@pytest.mark.parametrize("total", [200, 1000, 4000])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_long_plans_of_every_sampler_run(sampler: str, model_of: Loaded) -> None:
-    """Strength 0.02 with a minimum of four steps plans 200; LCM has only 50 of its own."""
+def test_long_plans_of_every_sampler_run(sampler: str, total: int, model_of: Loaded) -> None:
+    """Strength 0.001 with a minimum of four steps plans 4000; the models know 1000 noise levels, LCM 50 of them."""
     model = model_of("sd1")
-    task = replace(task_of("img2img", sampler), total_steps=200, start_step=196)
+    task = replace(task_of("img2img", sampler), total_steps=total, start_step=total - 4)
     output, latents = run(model, task)
     assert output.steps_run == 4 and bool(torch.isfinite(latents).all())

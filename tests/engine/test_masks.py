@@ -167,3 +167,12 @@ def test_the_fill_can_be_where_a_full_strength_job_begins(model_of: Loaded) -> N
     full = replace(TASK, start_step=0, mask=hard_mask())
     assert torch.equal(run(model, full)[1], run(model, replace(full, begin="noise"))[1])
     assert not torch.equal(run(model, full)[1], run(model, replace(full, begin="image"))[1])
+
+
+def test_an_inpainting_model_also_paints_without_a_mask(model_of: Loaded) -> None:
+    """Nothing is known to it then: mask all ones, masked picture empty."""
+    model = model_of("sd1", inpaint=True)
+    plain = replace(TASK, mask=None)
+    whole = replace(TASK, mask=np.full((64, 64), 255, np.uint8))
+    assert bool(torch.isfinite(run(model, replace(plain, image=None, start_step=0))[1]).all())
+    assert torch.allclose(run(model, plain)[1], run(model, whole)[1], atol=1e-4)

@@ -23,7 +23,7 @@ from server.diffusion.task import Pixels, Task
 from server.diffusion.text import encode_chunks, split_chunks
 
 _CONDITIONS_KEPT = 16
-_CANVASES_KEPT = 4
+_CANVASES_KEPT = 16  # half a megabyte each at 1024 x 1024; the previews' fit takes six
 
 
 class StableDiffusion(LoadedModel):
