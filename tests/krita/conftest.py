@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +37,8 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     if missing:
         pytest.skip("not installed: " + ", ".join(missing))
     plugin = install_plugin if getattr(request.module, "SERVER", False) else install_plugin_alone
-    with Session(plugin) as started:
+    env = {"KRITA_SD_MODELS": os.environ["KRITA_SD_MODELS"]} if "KRITA_SD_MODELS" in os.environ else {}
+    with Session(plugin, env) as started:
         yield started
 
 

@@ -25,7 +25,7 @@ OUTPUT = ROOT / "tests" / "output"
 PROGRAMS = ("krita", "Xvfb", "openbox", "xdotool", "import")
 START_TIMEOUT = 90.0  # seconds; a first start with an empty data folder takes 13 to 50
 CALL_TIMEOUT = 20.0
-SCREEN = "1280x900x24"
+SCREEN = "1440x1080x24"
 
 KRITARC = """CreateBackupFile=false
 AutoSaveInterval=0
