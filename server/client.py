@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from krita_sd.wire import PROTOCOL
-from krita_sd.wire.client import ClientCore, Connected, Event
+from krita_sd.wire.client import ClientCore, Connected, Event, Refused
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.limits import MAX_MESSAGE, PING_SECONDS, PING_TIMEOUT_SECONDS
 
@@ -27,6 +27,9 @@ RECONNECT_SECONDS = 30.0
 """How long a lost connection is tried again before the client gives up."""
 
 RETRY_SECONDS = 0.2
+
+SUPERSEDED = 4001
+"""Close code of a connection whose session has opened a newer one."""
 
 
 async def open_socket(url: str, token: str) -> ClientConnection:
@@ -86,6 +89,9 @@ class Client:
         if isinstance(event, WireError):
             await self.close()
             raise event
+        if isinstance(event, Refused):
+            await self.close()
+            raise event.error
         assert isinstance(event, Connected)
         return self
 
@@ -140,6 +146,10 @@ class Client:
                 continue
             connected_once = True
             await self._converse(self._socket)
+            if self._socket.close_code == SUPERSEDED:
+                # Not tried again: two clients with one session would throw each other out for ever.
+                self._events.put_nowait(WireError(Code.INTERRUPTED, "This session was opened by another client."))
+                return
             deadline = time.monotonic() + RECONNECT_SECONDS
 
     async def _converse(self, socket: ClientConnection) -> None:

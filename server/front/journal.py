@@ -52,15 +52,22 @@ class Journal:
     def load(self) -> Saved:
         """Read everything. A damaged file is set aside, not fatal."""
         try:
-            saved = self._read()
+            return self._read()
         except sqlite3.DatabaseError as error:
             log.error("the journal is damaged (%s); starting a new one", error)
-            for suffix in ("", "-wal", "-shm"):
-                file = self._path.with_name(self._path.name + suffix)
-                if file.exists():
-                    file.replace(file.with_name(file.name + ".damaged"))
-            saved = self._read()
-        return saved
+        try:
+            self._set_aside()
+            return self._read()
+        except (sqlite3.DatabaseError, OSError) as error:
+            log.error("no journal can be kept here (%s); a restart will forget what is waiting", error)
+        self._path = Path(":memory:")
+        return self._read()
+
+    def _set_aside(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            file = self._path.with_name(self._path.name + suffix)
+            if file.exists():
+                file.replace(file.with_name(file.name + ".damaged"))
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to write; committed statements call back on `loop`."""
@@ -83,6 +90,7 @@ class Journal:
         # Survives a killed process; only a power failure may lose the last moments, and never corrupts.
         connection.execute("pragma journal_mode=wal")
         connection.execute("pragma synchronous=normal")
+        connection.executescript(_TABLES)
         return connection
 
     def _read(self) -> Saved:
@@ -91,7 +99,7 @@ class Journal:
             if connection.execute("pragma user_version").fetchone()[0] not in (0, VERSION):
                 for table in ("sessions", "jobs", "items"):
                     connection.execute(f"drop table if exists {table}")
-            connection.executescript(_TABLES)
+                connection.executescript(_TABLES)
             connection.execute(f"pragma user_version={VERSION}")
             return Saved(
                 connection.execute("select session, seq, seen from sessions").fetchall(),

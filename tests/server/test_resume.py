@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from krita_sd.wire.client import ClientCore, JobState, ResultReady
-from krita_sd.wire.errors import Code
+from krita_sd.wire.errors import Code, WireError
 from server.client import open_socket
 from tests.server.harness import LONG, PATIENCE, Painter, ServerProcess, alive, running, tiny, wait_for
 from tests.server.test_jobs import canvas
@@ -231,6 +231,14 @@ async def test_a_client_that_remembers_less_than_it_acknowledged_still_acknowled
     async with server.client(session) as third:
         welcome = third.core.welcome
         assert welcome is not None and welcome.acked == welcome.seq == outcome.last.seq
+
+
+async def test_a_client_whose_session_was_taken_does_not_fight_for_it(server: ServerProcess) -> None:
+    async with server.client("shared") as old, server.client("shared") as new:
+        with pytest.raises(WireError, match="another client"):
+            await asyncio.wait_for(Painter(old).until(lambda: False), PATIENCE)
+        painter = Painter(new)
+        assert (await painter.ended(painter.submit(tiny()))).names[-1] == "done"
 
 
 async def test_a_half_open_connection_is_noticed(server: ServerProcess) -> None:

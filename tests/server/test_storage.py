@@ -122,6 +122,19 @@ async def test_a_journal_gives_back_what_was_committed_and_survives_damage(tmp_p
     assert (tmp_path / "journal.db.damaged").exists()
 
 
+async def test_where_no_journal_can_be_kept_the_server_works_without(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").mkdir()
+    (tmp_path / "journal.db.damaged").mkdir()
+    (tmp_path / "journal.db.damaged" / "x").touch()
+    journal = Journal(tmp_path / "journal.db")
+    assert journal.load().items == []
+    journal.start(asyncio.get_running_loop())
+    committed = asyncio.Event()
+    journal.do("insert into items values (?,?,?,?)", ("s", 1, "text", None), committed.set)
+    await asyncio.wait_for(committed.wait(), 30)
+    journal.close()
+
+
 async def test_a_session_replays_what_is_not_acknowledged(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.db")
     journal.load()
