@@ -48,7 +48,7 @@ class _Folder:
         vae = self._folder_part("vae", AutoencoderKL, self._json(self.job.path / "vae" / "config.json"))
         text_config = self._json(self.job.path / "text_encoder" / "config.json")
         text = self._folder_text(text_config)
-        extra = self._json(self.job.path / "krita_sd.json") if (self.job.path / "krita_sd.json").is_file() else {}
+        extra = self._settings()
         tiny = None
         if isinstance(extra.get("tiny_decoder"), str):
             folder = _inside(self.job.path, extra["tiny_decoder"])
@@ -61,9 +61,17 @@ class _Folder:
             folder_tokenizer(self.job.path / "tokenizer"),
             self._json(self.job.path / "scheduler" / "scheduler_config.json"),
             self._native(extra, unet_config.get("sample_size"), vae),
-            dict(extra.get("defaults", {})),
+            extra.get("defaults", {}),
             tiny,
         )
+
+    def _settings(self) -> dict[str, Any]:
+        """krita_sd.json: what a model says about itself; all of it optional."""
+        path = self.job.path / "krita_sd.json"
+        extra = self._json(path) if path.is_file() else {}
+        if not isinstance(extra.get("defaults", {}), dict):
+            raise corrupt(f"{self.job.path.name}/krita_sd.json")
+        return extra
 
     def _folder_text(self, config: dict[str, Any]) -> Any:
         keep = {key: value for key, value in config.items() if key not in ("architectures", "torch_dtype", "dtype")}
@@ -122,10 +130,15 @@ class _Folder:
             "max_pixels": side * side * 3 // 2,
             "pixels": side * side,
         }
+        multiple = factor
         if isinstance(given, dict):
             values.update(pixels=0)
-            values.update({key: int(given[key]) for key in values if key in given})
-        return NativeRange(**values, multiple=factor, second_pass=bool(extra.get("second_pass", True)))
+            values.update({key: given[key] for key in values if key in given})
+            multiple = given.get("multiple", factor)
+        sizes = [*values.values(), multiple]
+        if any(not isinstance(size, int) or not 0 <= size <= 2**32 for size in sizes) or multiple % factor:
+            raise corrupt(f"{self.job.path.name}/krita_sd.json")
+        return NativeRange(**values, multiple=multiple, second_pass=bool(extra.get("second_pass", True)))
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:

@@ -264,6 +264,15 @@ FOLDER_DAMAGE: dict[str, tuple[Callable[[Path], Any], Code]] = {
         Code.MODEL_UNSUPPORTED,
     ),
     "no index": (lambda f: (f / "model_index.json").unlink(), Code.MODEL_CORRUPT),
+    "native size in words": (
+        lambda f: (f / "krita_sd.json").write_text('{"native": {"min_side": "small"}}'),
+        Code.MODEL_CORRUPT,
+    ),
+    "native multiple of five": (
+        lambda f: (f / "krita_sd.json").write_text('{"native": {"multiple": 5}}'),
+        Code.MODEL_CORRUPT,
+    ),
+    "defaults are a list": (lambda f: (f / "krita_sd.json").write_text('{"defaults": [1]}'), Code.MODEL_CORRUPT),
     "tiny decoder elsewhere": (
         lambda f: (f / "krita_sd.json").write_text('{"tiny_decoder": "../../etc"}'),
         Code.MODEL_CORRUPT,
@@ -308,10 +317,10 @@ def test_older_folders_load(folder_of: Loaded, model_of: Loaded, tmp_path: Path)
 
 
 def test_settings_of_the_model_itself(tmp_path: Path) -> None:
-    native = {"min_side": 192, "max_side": 384, "min_pixels": 192 * 192, "max_pixels": 320 * 320}
+    native = {"min_side": 192, "max_side": 384, "min_pixels": 192 * 192, "max_pixels": 320 * 320, "multiple": 64}
     extra = {"native": native, "defaults": {"steps": 12, "guidance": 3.0}, "second_pass": False}
     model = load_model(make_model(tmp_path / "m", extra=extra, tiny_decoder=True), "sd1")
-    assert model.native._asdict() == {**native, "multiple": 8, "second_pass": False, "pixels": 0}
+    assert model.native._asdict() == {**native, "second_pass": False, "pixels": 0}
     assert model.defaults == {"steps": 12, "guidance": 3.0}
     assert model.tiny_decoder is not None
 
