@@ -42,10 +42,13 @@ class Control(QtCore.QObject):
             sys.stderr.write("test control: " + self.server.errorString() + "\n")
         self.server.newConnection.connect(self.accept)
         self.buffers = {}
+        # PyQt's garbage collector takes a socket that only its own slots refer to, and with it the slots: deaf.
+        self.sockets = []
 
     def accept(self):
         sock = self.server.nextPendingConnection()
         self.buffers[id(sock)] = b""
+        self.sockets.append(sock)
         sock.readyRead.connect(lambda: self.read(sock))
         sock.disconnected.connect(lambda: self.buffers.pop(id(sock), None))
 
