@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -167,14 +168,19 @@ def first_picture(steps: Steps, python: Path) -> None:
     from server.setup.environment import clean_environment
 
     steps.next("a first picture, with the embedded model")
-    command = [str(python), "-m", "server", "generate", "--prompt", PROMPT, "--out", str(PICTURE)]
-    code = subprocess.run(command, cwd=ROOT, env=clean_environment(), stdin=subprocess.DEVNULL).returncode
-    if code or not PICTURE.exists():
+    steps.say(f'"{PROMPT}" (some seconds; up to a minute on a busy machine)')
+    command = [str(python), "-m", "server", "generate", "--prompt", PROMPT, "--seed", "1", "--out", str(PICTURE)]
+    PICTURE.unlink(missing_ok=True)
+    done = subprocess.run(
+        [*command, "--json"], cwd=ROOT, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    if done.returncode or not PICTURE.exists():
         raise SetupError(
             "The first picture could not be made, for the reason above; everything is installed, "
             f"and {python} -m server shows what the server says."
         )
-    steps.say(f'"{PROMPT}": {PICTURE}')
+    told = json.loads(done.stdout)
+    steps.say(f"{told['steps_run']} steps, {told['phases']['total'] / 1000:.1f} s in all: {PICTURE}")
 
 
 def install(given: argparse.Namespace) -> None:
