@@ -168,7 +168,7 @@ def first_picture(steps: Steps, python: Path) -> None:
     from server.setup.environment import clean_environment
 
     steps.next("a first picture, with the embedded model")
-    steps.say(f'"{PROMPT}" (some seconds; up to a minute on a busy machine)')
+    steps.say(f'"{PROMPT}" (a few seconds; longer on a busy machine)')
     command = [str(python), "-m", "server", "generate", "--prompt", PROMPT, "--seed", "1", "--out", str(PICTURE)]
     PICTURE.unlink(missing_ok=True)
     done = subprocess.run(
