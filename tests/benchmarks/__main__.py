@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import secrets
 import statistics
@@ -30,7 +31,9 @@ from tests.benchmarks.table import Row, interleave, ratio, save, show, timed
 ROOT = Path(__file__).resolve().parents[2]
 POCKET = ROOT / "server" / "pocket"
 OUTPUT = ROOT / "tests" / "output" / "benchmarks.json"
-SIDE = 256
+NATIVE = json.loads((POCKET / "krita_sd.json").read_text(encoding="utf-8"))["native"]
+SIDE = min(256, int(NATIVE["max_pixels"] ** 0.5))
+"""Within the model's native range, so that both arms render the same pixels."""
 STEPS = 12
 GUIDANCE = 3.0
 RECIPE = Recipe(
