@@ -32,14 +32,15 @@ def make_model(
     tiny_decoder: bool = False,
     prediction: str | None = None,
     extra: dict[str, Any] | None = None,
+    embedded_guidance: bool = False,
 ) -> Path:
     """Write a diffusers folder of a random model and return it.
 
     family: "sd1" (epsilon, clip text encoder) or "sd2" (v-prediction, linear projections). inpaint: a 9-channel UNet.
-    tiny_decoder: also a random AutoencoderTiny, named in krita_sd.json. extra: more entries for krita_sd.json. Native
-    side 64 pixels.
+    tiny_decoder: also a random AutoencoderTiny, named in krita_sd.json. extra: more entries for krita_sd.json.
+    embedded_guidance: the UNet takes the guidance scale as an input, as LCM models do. Native side 64 pixels.
     """
-    parts = make_parts(family, inpaint, seed, prediction)
+    parts = make_parts(family, inpaint, seed, prediction, embedded_guidance)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("unet", "vae", "text_encoder"):
         _converted(parts[name], dtype).save_pretrained(folder / name)
@@ -72,7 +73,11 @@ def make_model(
 
 
 def make_parts(
-    family: str = "sd1", inpaint: bool = False, seed: int = 0, prediction: str | None = None
+    family: str = "sd1",
+    inpaint: bool = False,
+    seed: int = 0,
+    prediction: str | None = None,
+    embedded_guidance: bool = False,
 ) -> dict[str, Any]:
     """The components of a random model: unet, vae, text_encoder, tokenizer, scheduler. The same for the same seed."""
     from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
@@ -95,6 +100,7 @@ def make_parts(
             cross_attention_dim=32,
             attention_head_dim=[1, 1] if second else 8,
             use_linear_projection=second,
+            time_cond_proj_dim=32 if embedded_guidance else None,
         )
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,

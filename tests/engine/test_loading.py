@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion import Cancelled, Task, generate, ldm, load_model
 from tests.engine.conftest import Loaded
-from tests.tiny import make_file, make_model, make_parts
+from tests.tiny import make_file, make_model, make_parts, original_layout
 
 TASK = Task(prompt="a red boat", seed=3, total_steps=2, sampler="Euler a", width=64, height=64)
 PARTS = ("unet", "vae", "text_encoder")
@@ -58,6 +58,22 @@ def test_diffusers_own_loader_reads_what_the_tests_write(folder_of: Loaded, chec
         module = kind.from_single_file(str(checkpoint), config=str(folder_of("sd1")), subfolder=name)
         wanted = parts[name].state_dict()
         assert all(torch.equal(wanted[key], value) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_diffusers_own_converter_reads_the_text_encoder(family: str) -> None:
+    from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
+
+    parts = make_parts(family)
+    tensors = original_layout(parts, family)
+    encoder = parts["text_encoder"]
+    if family == "sd2":
+        del tensors["cond_stage_model.model.text_projection"]  # its width is that of the real encoder
+        found = convert_open_clip_checkpoint(encoder, tensors)
+    else:
+        found = convert_ldm_clip_checkpoint(tensors)
+    found = {name.removeprefix("text_model."): tensor for name, tensor in found.items()}
+    assert all(torch.equal(found[name], tensor) for name, tensor in encoder.state_dict().items())
 
 
 def test_folder_is_what_diffusers_loads(folder_of: Loaded, model_of: Loaded) -> None:

@@ -31,7 +31,7 @@ def loop(sampler: str, unet: Any, inpaint: bool, config: Any) -> torch.Tensor:
     features: list[Any] = [MaskedChange(schedule, sums, 8, latents, latents, not inpaint)]
     if inpaint:
         features.append(MaskChannels(latents[:, :1], latents))
-    model: Any = SimpleNamespace(unet=unet)
+    model: Any = SimpleNamespace(unet=unet, embeds_guidance=False)
     condition = torch.empty(2, 77, 32, device="meta")
 
     def predict(inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Stable Diffusion 1.x and 2.x: one UNet with cross attention, one CLIP text encoder, one KL autoencoder.
 
-Epsilon and v-prediction; 4 channels, or 9 for inpainting models.
+Epsilon and v-prediction; 4 channels, or 9 for inpainting models; guidance by a pair of predictions, or as an input of
+the network in models distilled for it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class StableDiffusion(LoadedModel):
         self.latent_channels = vae.config.latent_channels
         self.latent_scale = float(vae.config.scaling_factor)
         self.inpainting = unet.config.in_channels > self.latent_channels
+        self.embeds_guidance = unet.config.time_cond_proj_dim is not None
+        self.scales: Recent[torch.Tensor] = Recent(_CONDITIONS_KEPT)
         self.embeddings: Recent[torch.Tensor] = Recent(_CONDITIONS_KEPT)
         self.canvases: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(_CANVASES_KEPT)
         self.previewer = Previewer(self)
@@ -74,7 +77,7 @@ class StableDiffusion(LoadedModel):
 
     def condition(self, task: Task) -> torch.Tensor:
         positive = split_chunks(self.tokenizer, parse_prompt(task.prompt))
-        if task.guidance <= 1.0:
+        if task.guidance <= 1.0 or self.embeds_guidance:
             return self._embed(positive, task)
         negative = split_chunks(self.tokenizer, parse_prompt(task.negative))
         while len(negative) < len(positive):
@@ -102,12 +105,28 @@ class StableDiffusion(LoadedModel):
         pair = len(condition) == 2
         dtype = self.unet.dtype  # float32 during a retry
         inputs = (torch.cat([inputs, inputs]) if pair else inputs).to(dtype)
-        out = self.unet(inputs, timestep, encoder_hidden_states=condition.to(dtype), return_dict=False)[0]
+        scale = self._scale(guidance).to(dtype) if self.embeds_guidance else None
+        condition = condition.to(dtype)
+        out = self.unet(inputs, timestep, condition, timestep_cond=scale, return_dict=False)[0]
         out = out.to(torch.float32)
         if not pair:
             return out
         negative, positive = out.chunk(2)
         return negative + guidance * (positive - negative)
+
+    def _scale(self, guidance: float) -> torch.Tensor:
+        """Guidance as an input of the network, for distilled models (LCM) that do it themselves: (1, width).
+
+        The usual sinusoidal embedding, of 1000 (guidance - 1); float32 throughout, as it was trained with.
+        """
+        half = self.unet.config.time_cond_proj_dim // 2
+
+        def compute() -> torch.Tensor:
+            spacing = torch.log(torch.tensor(10000.0)) / (half - 1)
+            angles = torch.tensor(guidance - 1.0) * 1000.0 * torch.exp(torch.arange(half) * -spacing)
+            return torch.cat([torch.sin(angles), torch.cos(angles)])[None].to(self.device)
+
+        return self.scales.get(guidance, compute)
 
     def encode_pixels(self, pixels: Pixels, hole: Hole | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
