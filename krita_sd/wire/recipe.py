@@ -159,5 +159,5 @@ def steps_plan(steps: int, strength: float, min_steps: int = 1) -> tuple[int, in
     wanted = min(max(min_steps, 1), steps)
     if steps - start >= wanted:
         return steps, start
-    total = min(math.floor(wanted / strength + 1e-9), MAX_SCHEDULE)
+    total = math.floor(min(wanted / strength + 1e-9, MAX_SCHEDULE))  # min first: a tiny strength gives infinity
     return total, total - wanted

@@ -112,6 +112,7 @@ def test_unknown_keys_are_ignored() -> None:
         (1, 1.0, 4, (1, 0)),
         (20, 0.0, 4, (20, 20)),
         (20, 0.0001, 4, (1000, 996)),
+        (1, 5e-324, 1, (1000, 999)),
     ],
 )
 def test_strength_to_steps(steps: int, strength: float, minimum: int, expected: tuple[int, int]) -> None:

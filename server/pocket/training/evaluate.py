@@ -36,7 +36,8 @@ BARS: dict[str, tuple[str, float, float]] = {
 
 def combinations(nouns: tuple[str, ...], count: int, unseen: bool, seed: int = 0) -> list[tuple[str, str, str]]:
     """(noun, colour, background) combinations, the nouns in turn, either all seen in training or all held out."""
-    rng, found = np.random.default_rng([seed, unseen]), []
+    rng = np.random.default_rng([seed, unseen])
+    found: list[tuple[str, str, str]] = []
     names = list(COLOURS)
     while len(found) < count:
         word = nouns[len(found) % len(nouns)]

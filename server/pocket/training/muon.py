@@ -77,7 +77,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def optimizer_for(module: torch.nn.Module, plain: tuple[str, ...], muon_lr: float = 4e-3, adam_lr: float = 2e-3):
     """The optimizer of a module: two or more dimensions by Muon, except names that start with `plain`."""
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             (matrices if parameter.ndim >= 2 and not name.startswith(plain) else others).append(parameter)
