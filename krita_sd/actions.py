@@ -20,7 +20,7 @@ from krita_sd.jobs import JobTable, Result
 from krita_sd.link import Draft, Link, LinkState, PreviewWaiting, Target
 from krita_sd.qt import QtCore, Signal
 from krita_sd.server_process import start_or_find
-from krita_sd.shelf import Shelf
+from krita_sd.shelf import Kept, Shelf
 from krita_sd.stage import ContextFrame, Stage, open_as_document
 from krita_sd.translate import device_text, job_event
 from krita_sd.wire import client
@@ -58,8 +58,9 @@ def guarded(method: Callable[..., Any]) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class _ResultWithThumbnail:
-    ready: client.ResultReady
+    kept: Kept
     thumbnail: Any
+    seq: int
 
 
 class Actions(QtCore.QObject):
@@ -90,7 +91,7 @@ class Actions(QtCore.QObject):
             instance=self.settings.instance,
         )
         self._link = Link(core, self._locate, self._emit, pictures.scaled)
-        self._shelf = Shelf(self._link.run)
+        self._shelf = Shelf(self._folder / "results", self._link.run)
         self._stage = Stage(self.table, self._pixels, self)
         self._frame = ContextFrame()
         # Queued by Qt: emitted in the link's thread, received in the GUI's.
@@ -243,6 +244,7 @@ class Actions(QtCore.QObject):
     def _start(self) -> None:
         if not self._started:
             self._started = True
+            self._link.run(self._restore)
             self._link.start()
             self._poll.start()
 
@@ -254,8 +256,9 @@ class Actions(QtCore.QObject):
         self._save()
         if self._started:
             self._link.stop()
+        # What was applied is in its document now; the rest is offered again next time.
+        self._shelf.settle([result.key for result in self.table.results.values() if result.applied])
         self._save()
-        self._shelf.close()
 
     def document_changed(self) -> None:
         """Another view is active."""
@@ -344,7 +347,9 @@ class Actions(QtCore.QObject):
     def _emit(self, event: Any) -> None:
         """In the link's thread: codecs here, then over to the GUI thread."""
         if isinstance(event, client.ResultReady):
-            event = _ResultWithThumbnail(event, pictures.thumbnail(event.picture))
+            result = event.result
+            kept = Kept(result.job, result.index, result.recipe, result.partial, event.picture)
+            event = _ResultWithThumbnail(kept, pictures.thumbnail(event.picture), result.seq)
         self._arrived.emit(event)
 
     @guarded
@@ -381,17 +386,22 @@ class Actions(QtCore.QObject):
             self._feed(ev.PreviewArrived(job, ready.index, ready.step, ready.picture))
 
     def _result(self, event: _ResultWithThumbnail) -> None:
-        result, picture = event.ready.result, event.ready.picture
-        key = f"{result.job}:{result.index}"
-        self._thumbnails[key] = event.thumbnail
-        self._shelf.put(key, picture)
-        self._feed(ev.ResultArrived(result.job, result.index, result.recipe, result.partial))
-        if key not in self.table.results:
+        """A result of the server, or one that an earlier run of Krita left: `seq` is 0 for that."""
+        kept = event.kept
+        self._thumbnails[kept.key] = event.thumbnail
+        if event.seq:
+            self._shelf.put(kept, functools.partial(self._link.stored, event.seq))
+        self._feed(ev.ResultArrived(kept.job, kept.index, kept.recipe, kept.partial))
+        if kept.key not in self.table.results:
             # Of a job that was cancelled meanwhile.
-            self._thumbnails.pop(key)
-            self._shelf.drop(key)
-        self._link.stored(result.seq)
+            self._thumbnails.pop(kept.key)
+            self._shelf.drop(kept.key)
         self._saver.start()
+
+    def _restore(self) -> None:
+        """In the link's thread: what was neither applied nor discarded when Krita ended comes back."""
+        for kept in self._shelf.restore():
+            self._arrived.emit(_ResultWithThumbnail(kept, pictures.thumbnail(kept.picture), 0))
 
     def _feed(self, event: Any) -> None:
         """One event into the table, its effects onto the canvas."""

@@ -12,6 +12,7 @@ import importlib
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 BACKOFF = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds before the next attempt to connect; the last one repeats."""
+
+SCALE_SHARE = 4
+"""Enlarging previews may take one part in so many of this thread's time: it shares Python's lock with the GUI."""
 
 OPEN_TIMEOUT = 10.0
 """Seconds for the TCP and websocket handshake."""
@@ -93,6 +97,7 @@ class Link:
         self._finished: set[str] = set()
         self._previews: dict[str, client.PreviewReady] = {}
         self._previews_lock = threading.Lock()
+        self._not_before = 0.0
         self._fatal: WireError | None = None
 
     # Called in the GUI thread; all return at once --------------------------------------------------------------------
@@ -268,7 +273,11 @@ class Link:
             return
         picture = event.picture
         if (picture.width, picture.height) != extent or picture.format != "bgra8":
+            begin = time.monotonic()
+            if begin < self._not_before:
+                return  # a newer one follows, or the result
             picture = self._scale(picture, *extent)
+            self._not_before = begin + SCALE_SHARE * (time.monotonic() - begin)
         ready = client.PreviewReady(event.job, event.index, event.step, event.total, picture)
         with self._previews_lock:
             first = event.job not in self._previews

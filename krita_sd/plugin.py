@@ -10,6 +10,7 @@ from typing import Any
 from krita import DockWidget, DockWidgetFactory, DockWidgetFactoryBase, Extension
 
 from krita_sd.actions import Actions
+from krita_sd.canvas import watch
 from krita_sd.canvas.guard import Guard
 from krita_sd.dock.panel import Panel
 from krita_sd.qt import Qt, QtCore, QtWidgets, tr
@@ -65,6 +66,7 @@ def _watch_documents() -> None:
     try:
         if _guard is None:
             _guard = Guard()
+            watch.pen()  # finding the canvases takes a moment, better now than at the first press of the button
     except Exception:  # Krita would show a modal dialog; without the guard everything else still works
         log.exception("guard")
 

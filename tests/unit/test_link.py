@@ -187,7 +187,11 @@ def test_a_job_cancelled_before_it_was_sent_never_reaches_the_server(make: Any) 
     peer.server.shutdown()
 
 
-def test_only_the_newest_preview_waits_and_it_has_the_size_of_the_region(make: Any) -> None:
+def test_only_the_newest_preview_waits_and_it_has_the_size_of_the_region(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("krita_sd.link.SCALE_SHARE", 0)
+
     def respond(peer: Peer, connection: ServerConnection, message: Any) -> None:
         if isinstance(message, m.Submit):
             for step in range(1, 21):
