@@ -124,12 +124,17 @@ def draw_noise(shape: torch.Size, generator: torch.Generator, device: torch.devi
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
 
 
+def bytes_to_device(array: Pixels, device: torch.device) -> torch.Tensor:
+    """A uint8 array as a tensor of the same shape; a copy only where torch cannot take the array as it lies."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
+
+
 def pixels_to_tensor(pixels: Pixels, device: torch.device) -> torch.Tensor:
     """RGB bytes (h, w, 3) to float32 (1, 3, h, w), -1..1; converted on the device.
 
     The memory stays channels-last, as in the diffusers pipelines: convolutions round differently in another order.
     """
-    tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(device)
+    tensor = bytes_to_device(pixels, device)
     return 2.0 * (tensor[None].permute(0, 3, 1, 2).to(torch.float32) / 255.0) - 1.0
 
 

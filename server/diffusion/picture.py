@@ -12,7 +12,7 @@ import torch
 
 from server.diffusion.checks import in_float32, is_finite, nan_output
 from server.diffusion.features.masks import MaskChannels, MaskedChange, cell_sums
-from server.diffusion.model import LoadedModel, draw_noise, sample_latents, tensor_to_pixels
+from server.diffusion.model import LoadedModel, bytes_to_device, draw_noise, sample_latents, tensor_to_pixels
 from server.diffusion.sampling import Control, Denoised, Feature, denoise, no_control
 from server.diffusion.schedules import Schedule
 from server.diffusion.task import Cancelled, Output, Phase, Pixels, Step, Task
@@ -37,6 +37,10 @@ def generate(
     """
     task.check(model.factor)
     return _Job(model, task, on_phase, on_step, control or no_control).run()
+
+
+class _InvalidStep(Exception):
+    """The first prediction holds invalid numbers; no need to run the other steps."""
 
 
 class _Job:
@@ -64,6 +68,9 @@ class _Job:
             with self._phase("encoding"):
                 self._stop_if_cancelled()
                 condition = self.model.condition(self.task)
+                if self.task.image is not None and self._needs_latents():
+                    self._stop_if_cancelled()
+                    self.model.encode_pixels(self.task.image)  # kept by the model: sampling finds it there
             with self._phase("sampling"):
                 result = self._sample_checked(condition)
             self._stop_if_cancelled()
@@ -76,15 +83,21 @@ class _Job:
         return self.model.weight_features(self.task)
 
     def _sample_checked(self, condition: torch.Tensor) -> Denoised:
-        result = self._sample(condition)
-        if is_finite(result.latents):
-            return result
-        with in_float32(self.model.denoiser) as widened:
-            if widened:
-                result = self._sample(condition)
-        if not is_finite(result.latents):
+        result = self._try_sample(condition)
+        if result is None:
+            with in_float32(self.model.denoiser) as widened:
+                result = self._try_sample(condition) if widened else None
+        if result is None:
             raise nan_output("sampling")
         return result
+
+    def _try_sample(self, condition: torch.Tensor) -> Denoised | None:
+        """The result, or None when it holds invalid numbers."""
+        try:
+            result = self._sample(condition)
+        except _InvalidStep:
+            return None
+        return result if is_finite(result.latents) else None
 
     def _sample(self, condition: torch.Tensor) -> Denoised:
         """Draw noise and run the loop. The order of draws is that of the diffusers pipelines: picture, noise, masked
@@ -94,34 +107,45 @@ class _Job:
         generator = torch.Generator("cpu").manual_seed(task.seed)
         schedule = Schedule(task.sampler, model.schedule_config, task.total_steps, task.start_step, model.device)
         shape = torch.Size((1, model.latent_channels, task.height // model.factor, task.width // model.factor))
-        from_noise = task.image is None or (task.start_step == 0 and self._begins_with_noise())
         original = None
-        if task.image is not None and self._needs_latents(from_noise):
+        if task.image is not None and self._needs_latents():
             original = sample_latents(model, task.image, generator)
             if task.mask is not None:
                 # Like the pipelines, which leave img2img latents channels-last: kernels round by memory order.
                 original = original.contiguous()
         noise = draw_noise(shape, generator, model.device)
-        if original is None or from_noise:
+        if original is None or self._from_noise():
             latents = noise * schedule.pure_noise_scale
         else:
             latents = schedule.noised(schedule.start, original, noise)
         features = self._mask_features(schedule, original, noise, generator)
 
+        checked = False
+
         def predict(inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-            return model.predict(inputs, timestep, condition, task.guidance)
+            nonlocal checked
+            prediction = model.predict(inputs, timestep, condition, task.guidance)
+            if not checked and not is_finite(prediction):
+                raise _InvalidStep  # most overflows show at once; the others at the end, without a wait per step
+            checked = True
+            return prediction
 
         with ExitStack() as undo:
             for feature in features:
                 undo.enter_context(feature)
             return denoise(schedule, latents, predict, generator, features, self.control, self._report)
 
-    def _begins_with_noise(self) -> bool:
-        return self.task.mask is not None if self.task.begin == "auto" else self.task.begin == "noise"
+    def _from_noise(self) -> bool:
+        """Whether sampling starts from noise alone."""
+        task = self.task
+        if task.image is None:
+            return True
+        pure = task.mask is not None if task.begin == "auto" else task.begin == "noise"
+        return pure and task.start_step == 0
 
-    def _needs_latents(self, from_noise: bool) -> bool:
+    def _needs_latents(self) -> bool:
         """Whether the picture's own latents are used: as the start, or to put back what may not change yet."""
-        if not from_noise:
+        if not self._from_noise():
             return True
         mask = self.task.mask
         if mask is None:
@@ -136,7 +160,7 @@ class _Job:
         if model.inpainting:
             features.append(self._mask_channels(generator))
         if task.mask is not None and original is not None:
-            sums = cell_sums(torch.from_numpy(task.mask).to(model.device), model.factor)
+            sums = cell_sums(bytes_to_device(task.mask, model.device), model.factor)
             features.append(MaskedChange(schedule, sums, model.factor, original, noise, not model.inpainting))
         return features
 
@@ -149,7 +173,7 @@ class _Job:
         else:
             pixels, selected = task.image, task.mask
         known = sample_latents(model, pixels, generator, hole=selected > 0)
-        mask = cell_sums(torch.from_numpy(selected).to(model.device), model.factor) > 0
+        mask = cell_sums(bytes_to_device(selected, model.device), model.factor) > 0
         return MaskChannels(mask[None, None].to(torch.float32), known)
 
     def _report(self, k: int, estimate: torch.Tensor) -> None:

@@ -249,6 +249,22 @@ def test_invalid_numbers_are_an_error_and_the_next_job_works(part: str, model_of
     assert generate(model, task).image.tobytes() == good
 
 
+def test_invalid_numbers_in_the_first_step_end_the_job_there(model_of: Loaded) -> None:
+    model = model_of("sd1")
+    with broken(model.unet.conv_in.weight, float("nan")), counted(model) as calls, pytest.raises(WireError):
+        generate(model, TASK)
+    assert calls.unet == 1 and calls.decode == 0
+
+
+def test_views_and_read_only_arrays_are_taken(model_of: Loaded) -> None:
+    model, task = model_of("sd1"), TASKS["inpaint"]
+    assert task.image is not None and task.mask is not None
+    frozen_image, turned_mask = task.image.copy(), task.mask[::-1].copy()[::-1]
+    frozen_image.setflags(write=False)
+    again = replace(task, image=frozen_image, mask=turned_mask)
+    assert np.array_equal(generate(model, again).image, generate(model, task).image)
+
+
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_overflow_in_half_precision_is_repaired_in_float32(part: str, folder_of: Loaded) -> None:
     """The last norm of a part is set so that its activations pass 65504, and the layer after it takes that back."""
