@@ -59,7 +59,7 @@ def _serve() -> tuple[Parser, Check]:
     parser.add_argument("--owner", type=_integer(1, 2**31), help="leave after the process with this number is gone")
     parser.add_argument("--keep", action="store_true", help="stay when the owner is gone")
     _add_machine(parser)
-    return parser, _no_check
+    return parser, _check_folders
 
 
 def _models() -> tuple[Parser, Check]:
@@ -99,10 +99,6 @@ def _add_machine(parser: Parser) -> None:
 
 
 _COMMANDS = {"serve": _serve, "generate": _generate, "models": _models}
-
-
-def _no_check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-    _check_folders(parser, parsed)
 
 
 def _check_folders(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:

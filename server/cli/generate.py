@@ -77,19 +77,22 @@ def _make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _on_interrupt(cancel: asyncio.Event):  # type: ignore[no-untyped-def]
+    """Ctrl+C, and a polite request to leave, cancel the job; the server of our own is ended in any case."""
     loop = asyncio.get_running_loop()
-    previous = signal.getsignal(signal.SIGINT)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def interrupted(*_: object) -> None:
         if cancel.is_set():
             raise KeyboardInterrupt  # the second one does not wait
         loop.call_soon_threadsafe(cancel.set)
 
-    signal.signal(signal.SIGINT, interrupted)
+    for number in previous:
+        signal.signal(number, interrupted)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextlib.asynccontextmanager

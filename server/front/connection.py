@@ -155,7 +155,8 @@ class Connection:
         chunk = decode_frame(data)
         if chunk.role != "blob":
             raise bad_request(f"A client cannot send a {chunk.role}.")
-        picture = self._uploads.feed(chunk)
+        # The last chunk joins all of them: a copy of the whole picture, which must not hold up the loop.
+        picture = await asyncio.to_thread(self._uploads.feed, chunk) if chunk.last else self._uploads.feed(chunk)
         if picture is not None:
             await self._hub.blobs.receive(chunk.id, picture)
 

@@ -55,6 +55,7 @@ class Hub:
         self.scheduler = Scheduler(pool, library, self.blobs, self.journal, self.session)
         self.audience: set[Callable[[Message], None]] = set()
         self._sessions: dict[str, Session] = {}
+        self._models: tuple[dict[str, Any], ...] = ()
         self._scanned = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -96,7 +97,8 @@ class Hub:
         await self._scanned.wait()
 
     async def rescan(self) -> None:
-        await asyncio.to_thread(self.library.scan)
+        """Look at the model folders again."""
+        await asyncio.to_thread(self._scan)
 
     def session(self, id: str) -> Session:
         """The session `id`, made when it is new."""
@@ -146,6 +148,10 @@ class Hub:
 
     def models(self) -> tuple[dict[str, Any], ...]:
         """The models as clients see them, as many as fit into one message."""
+        return self._models
+
+    def _scan(self) -> None:
+        self.library.scan()
         out: list[dict[str, Any]] = []
         size = 0
         for entry in self.library.entries:
@@ -155,7 +161,7 @@ class Hub:
                 log.warning("only %d of %d models fit into one message", len(out), len(self.library.entries))
                 break
             out.append(described)
-        return tuple(out)
+        self._models = tuple(out)
 
     def models_message(self) -> Models:
         return Models(self.models(), self.pool.device())

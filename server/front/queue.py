@@ -37,7 +37,8 @@ class Job:
     retries: int = 0
     wish: str | None = None
     submitted: float = 0.0
-    started: float = 0.0
+    queued_ms: float = 0.0
+    sampling_since: float = 0.0
 
     def describe(self) -> dict[str, object]:
         """What welcome says about a job that is alive."""

@@ -181,7 +181,7 @@ class Scheduler:
             self._end(job, "done" if job.wish == "finish" and job.results else "cancelled")
             return
         if job.next_index == 0:
-            job.started = time.monotonic()
+            job.queued_ms = (time.monotonic() - job.submitted) * 1000.0
             self._journal.do("update jobs set started=1 where job=?", (job.id,))
         self._units[number] = job
         body = {
@@ -218,6 +218,8 @@ class Scheduler:
         data = event.data
         if event.kind == "state":
             job.state = data["state"]
+            if job.state == "sampling":
+                job.sampling_since = time.monotonic()
             numbers = {"step": data.get("step", 0), "total": data.get("total", 0)}
             self._session(job.session).push_state(job.id, job.state, job.next_index, job.count, **numbers)
         elif event.kind == "step":
@@ -231,7 +233,9 @@ class Scheduler:
     def _progress(self, job: Job, data: dict[str, Any]) -> None:
         if job.wish == "cancel":
             return
-        message = Progress(job.id, "sampling", job.next_index, job.count, data["step"], data["total"])
+        step, total = data["step"], data["total"]
+        eta = (time.monotonic() - job.sampling_since) / max(step, 1) * (total - step)
+        message = Progress(job.id, "sampling", job.next_index, job.count, step, total, round(eta, 2))
         self._session(job.session).set_progress(job.id, message.to_text())
 
     def _preview(self, job: Job, event: WorkerEvent) -> None:
@@ -275,6 +279,8 @@ class Scheduler:
                 self._end(job, "cancelled")
             return
         job.results += 1
+        if index == 0:
+            event.data["ms"]["queued"] = round(job.queued_ms, 3)
         session = self._session(job.session)
         session.drop_lossy(job.id)
         session.push_result(job.id, index, job.count, described, event.data)

@@ -163,9 +163,16 @@ class Painter:
     def submit(self, recipe: Recipe, pictures: tuple[Picture, ...] = (), job: str | None = None, **more: Any) -> str:
         job = job or str(uuid.uuid4())
         more.setdefault("previews", PreviewWish(level="off"))
+        recipe = recipe.replace(model=recipe.model or self.tiny_model())
         self.client.core.submit(job, recipe, {picture.hash: picture for picture in pictures}, **more)
         self.client.flush()
         return job
+
+    def tiny_model(self) -> str:
+        """The first usable model that is not the embedded one, which is the default but takes longer."""
+        assert self.client.core.welcome is not None
+        usable = [model for model in self.client.core.welcome.models if model["usable"] and model["id"] != "pocket"]
+        return str(usable[0]["id"]) if usable else ""
 
     def cancel(self, job: str) -> None:
         for event in self.client.core.cancel(job):

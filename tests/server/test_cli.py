@@ -37,7 +37,8 @@ class Shell:
         return "--server", self.server.url, "--token-file", str(self.server.state / "token")
 
     def generate(self, *arguments: str | Path, out: str = "out.png") -> subprocess.CompletedProcess[str]:
-        return run_cli("generate", "--out", self.folder / out, *self.remote, *arguments)
+        model = () if "--model" in arguments else ("--model", "tiny")
+        return run_cli("generate", "--out", self.folder / out, *self.remote, *model, *arguments)
 
     def pixels(self, name: str = "out.png") -> np.ndarray:
         return np.asarray(Image.open(self.folder / name))
@@ -271,6 +272,7 @@ def test_a_model_may_be_named(shell: Shell) -> None:
 
 def test_a_server_of_its_own_comes_and_goes(models: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "server", "generate", "--out", str(tmp_path / "x.png"), "--models", str(models)]
+    command += ["--model", "tiny"]
     home = {"TMPDIR": str(tmp_path / "tmp"), "XDG_STATE_HOME": str(tmp_path / "home")}
     (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
@@ -286,6 +288,7 @@ def test_a_server_of_its_own_comes_and_goes(models: Path, tmp_path: Path) -> Non
 
 def test_ctrl_c_cancels_and_leaves_nothing(models: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "server", "generate", "--out", str(tmp_path / "x.png"), "--models", str(models)]
+    command += ["--model", "tiny"]
     command += ["--previews", str(tmp_path / "p"), *SMALL, "--steps", "150", "--count", "50", "--device", "cpu"]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True

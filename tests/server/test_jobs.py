@@ -38,7 +38,7 @@ async def test_a_job_passes_all_states_once_and_delivers_its_picture(painter: Pa
     assert set(result.picture.data[3::4]) == {255}
     assert result.picture.hash == result.result.picture["id"]
     assert result.result.steps_run == 3 and not result.result.partial
-    assert {"loading", "encoding", "sampling", "decoding"} <= set(result.result.ms)
+    assert {"queued", "loading", "encoding", "sampling", "decoding"} <= set(result.result.ms)
     assert all(value >= 0 for value in result.result.ms.values())
 
 
@@ -150,6 +150,7 @@ async def test_progress_counts_executed_steps_and_never_goes_back(painter: Paint
     outcome = await painter.ended(painter.submit(recipe, (picture,)))
     steps = [item.step for item in outcome.progress]
     assert steps == sorted(steps) and all(item.total == 20 for item in outcome.progress)
+    assert all(item.eta_s is not None and item.eta_s >= 0 for item in outcome.progress)
     assert outcome.results[0].result.steps_run == 20
 
 

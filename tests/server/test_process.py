@@ -196,7 +196,7 @@ async def test_proxies_of_the_environment_are_ignored(
         assert (await (painter := Painter(client)).ended(painter.submit(tiny()))).names[-1] == "done"
     done = run_cli(
         "generate", "--out", tmp_path / "x.png", "--server", server.url, "--token-file", server.state / "token",
-        "--width", 64, "--height", 64,
+        "--width", 64, "--height", 64, "--model", "tiny",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with pytest.raises(TimeoutError):
