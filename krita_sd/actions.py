@@ -16,6 +16,7 @@ from krita_sd import job_events as ev
 from krita_sd import pictures, plan, view
 from krita_sd import settings as store
 from krita_sd.canvas import capture, host
+from krita_sd.guarded import guarded
 from krita_sd.jobs import JobTable, Result
 from krita_sd.link import Draft, Link, LinkState, PreviewWaiting, Target
 from krita_sd.qt import QtCore, Signal
@@ -38,22 +39,6 @@ PREVIEW_PIXELS = 512 * 512
 """Largest preview asked for; it is scaled to the region here."""
 
 _HOPELESS = (Code.UNAUTHORIZED, Code.VERSION, Code.INTERNAL, Code.UNSUPPORTED, Code.BAD_REQUEST)
-
-
-def guarded(method: Callable[..., Any]) -> Callable[..., None]:
-    """A slot that never raises: Krita answers an exception with a modal dialog; we log it and say it in the docker."""
-
-    @functools.wraps(method)
-    def run(self: Actions, *arguments: Any, **named: Any) -> None:
-        try:
-            method(self, *arguments, **named)
-        except WireError as error:
-            self.say(str(error), True)
-        except Exception as error:  # the last line of defence before Krita's dialog
-            log.exception("%s", method.__name__)
-            self.say(f"Something went wrong in the plugin ({type(error).__name__}: {error}).", True)
-
-    return run
 
 
 @dataclass(frozen=True)

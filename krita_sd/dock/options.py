@@ -33,6 +33,7 @@ class Options(QtWidgets.QScrollArea):
         super().__init__()
         self._change = change
         self._change_params = change_params
+        self._address = self._token = ""
         self.setObjectName("krita_sd_options_area")
         self.setWidgetResizable(True)
         self.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
@@ -145,7 +146,11 @@ class Options(QtWidgets.QScrollArea):
             field.editingFinished.connect(self._server_edited)
 
     def _server_edited(self) -> None:
-        self._change(server_uri=self.server.text().strip(), server_token=self.token.text().strip())
+        address, token = self.server.text().strip(), self.token.text().strip()
+        if address != self._address and token == self._token:
+            token = ""  # the token of one server is not told to another
+        if (address, token) != (self._address, self._token):
+            self._change(server_uri=address, server_token=token)
 
     def render_settings(self, settings: Settings, view: View) -> None:
         """Show these settings. A field that has the keyboard is left alone: the painter is typing in it."""
@@ -165,8 +170,9 @@ class Options(QtWidgets.QScrollArea):
         for field, text in ((self.seed, str(settings.seed)), (self.server, settings.server_uri)):
             if not field.hasFocus() and field.text() != text:
                 field.setText(text)
-        if not self.token.hasFocus():
-            self.token.setText(settings.server_token)
+        self._address, self._token = settings.server_uri, settings.server_token
+        if not self.token.hasFocus() and self.token.text() != self._token:
+            self.token.setText(self._token)
         self.seed_random.setChecked(not settings.seed_fixed)
         self.exact.setChecked(settings.exact_mask)
         for field in (self.feather, self.grow):

@@ -189,6 +189,13 @@ class Panel(QtWidgets.QWidget):
         if self._settings is not None and getattr(self._settings, name) != text:
             self._actions.change(**{name: text})
 
+    def keyPressEvent(self, event: Any) -> None:  # noqa: N802
+        # Keys that no field wanted come here.
+        if event.key() == Qt.Key.Key_Escape:
+            self._actions.cancel()
+        else:
+            super().keyPressEvent(event)
+
     def show_view(self, view: View, settings: Settings) -> None:
         """Draw; widgets that already show the right thing are not touched."""
         self._settings = settings
