@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A connection that drops in the middle of a job loses nothing, and nothing comes twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.krita.driver import poll
+from tests.krita.proxy import Proxy
+from tests.krita.session import ROOT, Session, install_plugin_alone, missing_programs
+from tests.krita.studio import Studio
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A server of its own, as on another machine; its state folder."""
+    state = tmp_path_factory.mktemp("server")
+    command = [sys.executable, "-m", "server", "--state", str(state), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "2"}, stdout=subprocess.DEVNULL)
+    try:
+        poll(lambda: (state / "server.json").exists(), 60, "the server to listen")
+        yield state
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+@pytest.fixture(scope="module")
+def wire(server: Path) -> Iterator[Proxy]:
+    proxy = Proxy(int(json.loads((server / "server.json").read_text())["port"]))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
+def session(server: Path, wire: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    if missing_programs():
+        pytest.skip("not installed: " + ", ".join(missing_programs()))
+    folder = tmp_path_factory.mktemp("settings")
+    token = (server / "token").read_text().strip()
+    settings = {"version": 1, "server_uri": f"ws://127.0.0.1:{wire.port}/v1", "server_token": token, "prompt": "a hill"}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    with Session(install_plugin_alone, {"KRITA_SD_SETTINGS": str(folder)}) as started:
+        yield started
+
+
+def applied_once(studio: Studio, before: int, blank: str) -> None:
+    """One result, one layer, one step, and one answer to Undo."""
+    assert studio.look()["results"] == before + 1
+    studio.apply()
+    assert studio.undo_steps() == ["Add Layer"] and len(studio.layer_names()) == 2
+    assert studio.digest() != blank
+    studio.undo()
+    assert studio.digest() == blank
+
+
+def test_connection_dropped_while_previews_come(session: Session, wire: Proxy) -> None:
+    """Fails when the client does not resume: the job is lost or waits for ever."""
+    studio = Studio(session)
+    studio.document(256, 192)
+    studio.connected()
+    studio.steps(8)
+    blank, before, accepted = studio.digest(), studio.look()["results"], wire.accepted
+    studio.generate()
+    studio.preview(blank)
+    wire.drop()
+    studio.result(before)
+    assert wire.accepted > accepted, "it connected again"
+    session.screenshot("connection-dropped")
+    applied_once(studio, before, blank)
+
+
+def test_result_made_while_nobody_was_connected(session: Session, wire: Proxy, server: Path) -> None:
+    """Fails when results are not replayed; fails when they are not acknowledged: a third connection brings it again."""
+    studio = Studio(session)
+    studio.document(256, 192)
+    studio.connected()
+    blank, before, kept = studio.digest(), studio.look()["results"], pictures(server)
+    studio.generate()
+    studio.preview(blank)
+    wire.refusing = True
+    wire.drop()
+    try:
+        poll(lambda: pictures(server) > kept, 120, "the server to keep the result on its disk")
+    finally:
+        wire.refusing = False
+    studio.result(before, 180)
+    # Once more: what was acknowledged must not come again.
+    accepted = wire.accepted
+    wire.drop()
+    poll(lambda: wire.accepted > accepted, 60, "a third connection")
+    studio.connected()
+    applied_once(studio, before, blank)
+
+
+def pictures(state: Path) -> int:
+    """How many pictures the server keeps on its disk: results that nobody has acknowledged (there are no inputs)."""
+    return sum(path.is_file() for path in (state / "pictures").glob("*"))

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How long the GUI thread is blocked during a job with a preview at every step: measured and reported, not judged.
+
+A timer in Krita that wants a turn of the event loop every 2 ms; the longest time between two turns is the block. The
+same timer without a job says what the machine itself adds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+
+from tests.krita.session import OUTPUT, Session
+from tests.krita.studio import Studio
+
+SERVER = True
+IDLE = 3.0  # seconds
+
+
+@pytest.mark.parametrize("side", [1024, 2048])
+def test_longest_block_during_generate(session: Session, side: int, capsys: pytest.CaptureFixture[str]) -> None:
+    studio = Studio(session)
+    studio.document(side, side)
+    studio.connected()
+    studio.steps(8)
+    blank, before = studio.digest(), studio.look()["results"]
+    studio.prompt("a landscape")
+
+    def measured(until: str, timeout: float) -> dict[str, object]:
+        # Rarely asked, because a question is a turn of its own; and nothing that reads pixels.
+        session.run("METER.start()")
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and not session.eval(until):
+            time.sleep(0.5)
+        session.run("result = METER.stop()")
+        found: dict[str, object] = session.eval("result")
+        return found
+
+    idle = measured("False", IDLE)
+    studio.click("krita_sd_generate")
+    job = measured(f"widget_state('krita_sd_results')['count'] > {before}", 300)
+    apply_at = time.monotonic()
+    session.run("METER.start()")
+    studio.apply()
+    session.run("result = METER.stop()")
+    report = {
+        "side": side,
+        "load": os.getloadavg()[0],
+        "idle": idle,
+        "generate": job,
+        "apply": {**session.eval("result"), "seconds": round(time.monotonic() - apply_at, 2)},
+    }
+    path = OUTPUT / "gui_blocks.json"
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, str(side): report}, indent=1))
+    with capsys.disabled():
+        print(f"\nGUI thread at {side}x{side}, longest block: {job['max']} ms (without a job {idle['max']} ms)")
+    assert studio.undo_steps() == ["Add Layer"] and studio.digest() != blank
