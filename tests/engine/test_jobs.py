@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -278,3 +281,24 @@ def test_overflow_in_half_precision_is_repaired_in_float32(part: str, folder_of:
     assert steps == [1, 2, 3, 4, 5], "progress never goes back, also when steps run again"
     assert model.unet.dtype == model.vae.dtype == torch.float16
     assert np.array_equal(generate(model, TASK).image, output.image)
+
+
+def test_the_engine_writes_no_file(folder_of: Loaded) -> None:
+    """Neither loading nor painting: watched by an audit hook, which stays but looks away after the test."""
+    written: list[str] = []
+    folder = folder_of("sd1")
+    watching = True
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR):
+            written.append(str(args[0]))
+        elif watching and event in ("os.mkdir", "os.rename", "os.remove", "socket.connect"):
+            written.append(f"{event} {args[0]}")
+
+    sys.addaudithook(hook)
+    try:
+        generate(load_model(folder, "sd1"), TASKS["inpaint"])
+        Path(os.devnull).write_text("the hook works")
+    finally:
+        watching = False
+    assert written == [os.devnull]
