@@ -84,7 +84,7 @@ class Actions(QtCore.QObject):
         self._poll = QtCore.QTimer(self, interval=POLL_MS)
         self._poll.timeout.connect(self._look)
         self._saver = QtCore.QTimer(self, interval=SAVE_MS, singleShot=True)
-        self._saver.timeout.connect(self._save)
+        self._saver.timeout.connect(self._save_later)
         self._redraw = QtCore.QTimer(self, interval=0, singleShot=True)
         self._redraw.timeout.connect(self._refresh)
         self._refresh()
@@ -186,7 +186,7 @@ class Actions(QtCore.QObject):
 
     @guarded
     def focus_prompt(self) -> None:
-        for docker in self._dockers:
+        for docker in self._living_dockers():
             docker.focus_prompt()
             return
 
@@ -238,7 +238,6 @@ class Actions(QtCore.QObject):
         self._poll.stop()
         self._frame.hide()
         self._saver.stop()
-        self._save()
         if self._started:
             self._link.stop()
         # What was applied is in its document now; the rest is offered again next time.
@@ -254,17 +253,33 @@ class Actions(QtCore.QObject):
     def _look(self) -> None:
         for key in self._stage.forget_closed():
             self._feed(ev.DocumentClosed(key))
+        dockers = self._living_dockers()
+        if not any(docker.isVisible() for docker in dockers):
+            self._frame.hide()
+            return
         doc = host.krita().activeDocument()
         scene = capture.describe(doc) if doc is not None else None
         if scene != self._scene:
             self._scene = scene
             self._redraw.start()
-        attention = self.table.current is None and any(docker.has_attention for docker in self._dockers)
+        attention = self.table.current is None and any(docker.has_attention for docker in dockers)
         if doc is not None and scene is not None and scene.selection is not None and attention:
             entry = view.model_entry(self.models, self.settings.model)
             self._frame.show(doc, scene.doc_id, plan.region(self.settings, entry, scene.extent, scene.selection))
         else:
             self._frame.hide()
+
+    def _living_dockers(self) -> list[Any]:
+        """Dockers whose window still exists: Qt deletes them under Python's wrappers."""
+        living = []
+        for docker in self._dockers:
+            try:
+                docker.objectName()
+            except RuntimeError:
+                continue
+            living.append(docker)
+        self._dockers = living
+        return living
 
     def say(self, text: str, is_error: bool = False) -> None:
         """Show one sentence in the status line; "" returns it to the connection."""
@@ -289,10 +304,16 @@ class Actions(QtCore.QObject):
         )
         self.changed.emit()
 
+    def _save_later(self) -> None:
+        # A home folder on a slow disk must not hold the brush.
+        if self._started:
+            self._link.run(self._save)
+        else:
+            self._save()
+
     def _save(self) -> None:
         instance, seq = self._link.position
-        self.settings = self.settings.replace(instance=instance, last_seq=seq)
-        store.save(self._folder / "settings.json", self.settings)
+        store.save(self._folder / "settings.json", self.settings.replace(instance=instance, last_seq=seq))
 
     # From canvas to link ---------------------------------------------------------------------------------------------
 

@@ -8,10 +8,9 @@ it is valid in both.
 
 from __future__ import annotations
 
-import builtins
 import sys
-from collections.abc import Callable
-from typing import Any
+
+from krita_sd.text import tr
 
 try:
     import krita as _krita  # noqa: F401  # it loads the right Qt
@@ -31,14 +30,5 @@ Slot = QtCore.pyqtSlot
 # QAction moved from QtWidgets to QtGui in Qt 6.
 QAction = QtGui.QAction if QT6 else QtWidgets.QAction
 QShortcut = QtGui.QShortcut if QT6 else QtWidgets.QShortcut
-
-
-def tr(text: str) -> str:
-    """`text` in the painter's language, where Krita offers its i18n function; unchanged elsewhere."""
-    translate: Callable[[str], Any] | None = getattr(builtins, "i18n", None)
-    if translate is None:
-        return text
-    return str(translate(text))
-
 
 __all__ = ["QT6", "QAction", "QShortcut", "Qt", "QtCore", "QtGui", "QtWidgets", "Signal", "Slot", "tr"]

@@ -12,6 +12,7 @@ from krita_sd.geometry import Bounds, Extent
 from krita_sd.job_events import Phase
 from krita_sd.jobs import Job, JobTable
 from krita_sd.settings import Settings
+from krita_sd.text import tr
 
 _PHASES = {
     Phase.CAPTURING: "reading the canvas",
@@ -70,7 +71,7 @@ class View:
 
 def progress_of(job: Job) -> tuple[float | None, str]:
     """(share done or None, text) for the progress bar: executed steps over all images of the job."""
-    text = _PHASES.get(job.phase, "")
+    text = tr(_PHASES.get(job.phase, ""))
     if job.phase is Phase.SAMPLING:
         text = f"step {job.step} of {job.total}" if job.total else "sampling"
     if job.count > 1:
@@ -121,7 +122,7 @@ def make(
     return View(
         button=plan.label(settings.strength, selection, extent),
         can_generate=extent is not None,
-        button_tip="" if extent is not None else "Open or create a document first.",
+        button_tip="" if extent is not None else tr("Open or create a document first."),
         can_cancel=job is not None,
         can_keep=job is not None and job.can_keep,
         can_apply=shown is not None and not shown.applied,
@@ -145,12 +146,12 @@ def make(
 def _note(settings: Settings, entry: Mapping[str, Any]) -> str:
     notes = []
     if not settings.prompt.strip():
-        notes.append("No prompt: the model paints what it likes.")
+        notes.append(tr("No prompt: the model paints what it likes."))
     guidance = settings.params.guidance
     if guidance is None:
         guidance = float(plan.default(entry, "guidance", 7.0))
     if settings.negative.strip() and guidance <= 1.0:
-        notes.append("Negative prompt ignored at guidance 1 or less.")
+        notes.append(tr("Negative prompt ignored at guidance 1 or less."))
     return " ".join(notes)
 
 
@@ -174,7 +175,7 @@ def _choices(models: Sequence[Mapping[str, Any]], chosen: str) -> tuple[ModelCho
 def _items(table: JobTable) -> list[ResultItem]:
     items = []
     for number, result in enumerate(table.results.values(), 1):
-        marks = [mark for mark, on in (("applied", result.applied), ("stopped early", result.partial)) if on]
+        marks = [mark for mark, on in ((tr("applied"), result.applied), (tr("stopped early"), result.partial)) if on]
         tip = plan.describe(result.recipe) + (f"\n({', '.join(marks)})" if marks else "")
         items.append(ResultItem(result.key, str(number), tip, result.applied))
     return items
