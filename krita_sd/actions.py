@@ -262,8 +262,10 @@ class Actions(QtCore.QObject):
         if scene != self._scene:
             self._scene = scene
             self._redraw.start()
+        # Before a job, not over its pictures.
         attention = self.table.current is None and any(docker.has_attention for docker in dockers)
-        if doc is not None and scene is not None and scene.selection is not None and attention:
+        free = scene is not None and scene.doc_id not in self.table.stage
+        if doc is not None and scene is not None and scene.selection is not None and attention and free:
             entry = view.model_entry(self.models, self.settings.model)
             self._frame.show(doc, scene.doc_id, plan.region(self.settings, entry, scene.extent, scene.selection))
         else:

@@ -146,7 +146,7 @@ def make(
 def _note(settings: Settings, entry: Mapping[str, Any]) -> str:
     notes = []
     if not settings.prompt.strip():
-        notes.append(tr("No prompt: the model paints what it likes."))
+        notes.append(tr("No prompt: anything may come."))
     guidance = settings.params.guidance
     if guidance is None:
         guidance = float(plan.default(entry, "guidance", 7.0))
