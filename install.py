@@ -192,8 +192,8 @@ def install(given: argparse.Namespace) -> None:
     if not again:
         first_picture(steps, python)
     print(
-        "\nDone. Now start (or restart) Krita and open or create a picture. The Krita SD docker is on the right, beside\n"
-        "the brush presets (or under Settings > Dockers). Type what you want to see and press Generate."
+        "\nDone. Now start (or restart) Krita and open or create a picture. The Krita SD docker is on the right,\n"
+        "beside the brush presets (or under Settings > Dockers). Type what you want to see and press Generate."
     )
     if given.open:
         open_krita()
