@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 VISIBLE = "visible"
 ACTIVE_LAYER = "active layer"
 BAND = 512
-"""Rows read per turn of the event loop."""
+"""Most rows read per turn of the event loop."""
+
+_BAND_BYTES = 4 << 20  # most bytes of a band
 
 _FAR = -(1 << 20)  # a coordinate where nobody paints: selected there means selected everywhere
 
@@ -190,8 +192,9 @@ class Capture:
 
     def _bands(self) -> Iterator[tuple[int, int]]:
         """First row (document pixels) and number of rows of each band on the canvas."""
-        for y in range(self._inner.y, self._inner.bottom, BAND):
-            yield y, min(BAND, self._inner.bottom - y)
+        band = max(1, min(BAND, _BAND_BYTES // (self._inner.width * 4)))
+        for y in range(self._inner.y, self._inner.bottom, band):
+            yield y, min(band, self._inner.bottom - y)
 
     def _framed(self, parts: list[bytes], size: int) -> bytes:
         """The rows read from the canvas, surrounded by zeros where the area reaches over it.

@@ -11,7 +11,9 @@ from ..qt import QtCore
 from . import colour, host
 
 BAND = 512
-"""Rows written per turn of the event loop."""
+"""Most rows written per turn of the event loop."""
+
+_BAND_BYTES = 1 << 20  # most bytes: on a busy machine the first write into new tiles takes 10 ms per MiB
 
 _STRIP = 64  # rows: how finely unchanged parts of a band are left out
 
@@ -32,6 +34,7 @@ class Layer:
         self.inserted = False
         # What each band holds (None: transparent). Per band: a write may be given up half-way for a newer picture.
         self._held: dict[int, bytes | None] = {}
+        self._band = max(1, min(BAND, _BAND_BYTES // (bounds.width * 4)))
 
     def _create(self, name: str) -> Any:
         doc = self._doc
@@ -71,8 +74,8 @@ class Layer:
         """
         b = self._bounds
         row = b.width * 4
-        for y in range(0, b.height, BAND):
-            rows = min(BAND, b.height - y)
+        for y in range(0, b.height, self._band):
+            rows = min(self._band, b.height - y)
             first, last = _changed(_part(self._held.get(y), y, rows, row), _part(picture, y, rows, row), row)
             self._held[y] = picture
             if first < last:

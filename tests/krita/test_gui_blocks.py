@@ -39,9 +39,10 @@ def test_longest_block_during_generate(session: Session, side: int, capsys: pyte
         found: dict[str, object] = session.eval("result")
         return found
 
+    session.run("strip = widget('krita_sd_results')")
     idle = measured("False", IDLE)
     studio.click("krita_sd_generate")
-    job = measured(f"widget_state('krita_sd_results')['count'] > {before}", 300)
+    job = measured(f"strip.count() > {before}", 300)
     apply_at = time.monotonic()
     session.run("METER.start()")
     studio.apply()
