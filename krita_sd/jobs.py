@@ -105,6 +105,7 @@ class JobTable:
         self.selected: str | None = None
         self.connected = False
         self.stage: dict[str, str] = {}
+        self._shown: dict[str, str] = {}  # document -> the result on its canvas; none while it is a preview
 
     def feed(self, event: Any) -> list[Effect]:
         """Take one event; return what the canvas has to do, in order."""
@@ -151,6 +152,7 @@ class JobTable:
             case PreviewArrived():
                 if self.wants_preview(job.id):
                     yield from self._take_stage(job)
+                    self._shown.pop(job.document, None)
                     yield ShowPreview(job.id, event.picture)
             case JobFailed():
                 yield from self._end(job, Phase.FAILED, event.error)
@@ -189,6 +191,7 @@ class JobTable:
 
     def _close(self, document: str) -> None:
         self.stage.pop(document, None)
+        self._shown.pop(document, None)
         for job in self.jobs.values():
             if job.document == document:
                 job.document_open = False
@@ -202,12 +205,11 @@ class JobTable:
         if phase is not Phase.DONE or not kept:
             yield from self._leave_stage(job)
         elif job.document_open and not job.pinned:
-            own = self.selected if self.selected in kept else kept[0]
+            own = self.selected if self.selected in kept else kept[-1]
             if self.results[own].applied:
                 yield from self._leave_stage(job)
             else:
-                yield from self._take_stage(job)
-                yield ShowResult(own)
+                yield from self._show_result(job, own)
 
     def _result(self, event: ResultArrived) -> Iterator[Effect]:
         key = f"{event.job}:{event.index}"
@@ -219,12 +221,13 @@ class JobTable:
             self.selected = self.selected or key
             return
         job.results.append(key)
-        if len(job.results) == 1 or self.selected is None:
+        if self.selected is None:
             self.selected = key
         # The result of a job that failed later stays in the strip, but does not come back to the canvas.
-        if job.document_open and not job.pinned and job.phase is not Phase.FAILED:
-            yield from self._take_stage(job)
-            yield ShowResult(key)
+        if not job.document_open:
+            self.selected = key if not job.pinned else self.selected
+        elif not job.pinned and job.phase is not Phase.FAILED:
+            yield from self._show_result(job, key)
 
     def _chosen(self, event: Picked | Hidden | Applied | Discarded) -> Iterator[Effect]:
         result = self.results.get(event.key)
@@ -235,21 +238,28 @@ class JobTable:
             case Picked():
                 self.selected = result.key
                 if job is not None and job.document_open:
-                    job.pinned = True
-                    yield from self._take_stage(job)
-                    yield ShowResult(result.key)
+                    self._pin(job.document, True)
+                    yield from self._show_result(job, result.key)
             case Hidden():
                 if job is not None:
+                    self._pin(job.document, False)
                     yield from self._leave_stage(job)
             case Applied():
                 result.applied = True
                 if job is not None:
                     # The next image of a batch may show its previews again, in a new layer.
-                    job.pinned = False
+                    self._pin(job.document, False)
                     if self.stage.get(job.document) == job.id:
                         del self.stage[job.document]
+                        self._shown.pop(job.document, None)
             case Discarded():
                 yield from self._discard(result, job)
+
+    def _pin(self, document: str, on: bool) -> None:
+        """Whether the painter looks at a result of that document, which running jobs then leave alone."""
+        for job in self.jobs.values():
+            if job.document == document and job.active:
+                job.pinned = on
 
     def _discard(self, result: Result, job: Job | None) -> Iterator[Effect]:
         keys = list(self.results)
@@ -258,14 +268,21 @@ class JobTable:
         if self.selected == result.key:
             rest = keys[place + 1 :] + keys[:place][::-1]
             self.selected = rest[0] if rest else None
-            if job is not None and self.stage.get(job.document) == job.id:
-                follower = self.results.get(self.selected or "")
-                if follower is not None and follower.job == job.id:
-                    yield ShowResult(follower.key)
-                else:
-                    job.pinned = False
-                    yield from self._leave_stage(job)
+        if job is not None and self._shown.get(job.document) == result.key:
+            follower = self.results.get(self.selected or "")
+            if follower is not None and follower.job == job.id:
+                yield from self._show_result(job, follower.key)
+            else:
+                self._pin(job.document, False)
+                yield from self._leave_stage(job)
         yield Forget(result.key)
+
+    def _show_result(self, job: Job, key: str) -> Iterator[Effect]:
+        """What is on the canvas is what Apply and Discard are about."""
+        yield from self._take_stage(job)
+        self._shown[job.document] = key
+        self.selected = key
+        yield ShowResult(key)
 
     def _prepare(self, job: Job) -> Iterator[Effect]:
         if self.stage.get(job.document) != job.id:
@@ -275,12 +292,14 @@ class JobTable:
     def _take_stage(self, job: Job) -> Iterator[Effect]:
         other = self.stage.get(job.document)
         if other is not None and other != job.id:
+            self._shown.pop(job.document, None)
             yield Withdraw(other)
         self.stage[job.document] = job.id
 
     def _leave_stage(self, job: Job) -> Iterator[Effect]:
         if self.stage.get(job.document) == job.id:
             del self.stage[job.document]
+            self._shown.pop(job.document, None)
             yield Withdraw(job.id)
 
     @property

@@ -135,7 +135,7 @@ def test_pressing_the_button_again_takes_the_unapplied_result_off_the_canvas_fir
     assert "a:0" in table.results
 
 
-def test_a_batch_ends_with_the_first_or_the_picked_result_on_the_canvas() -> None:
+def test_a_batch_ends_with_the_newest_or_the_picked_result_on_the_canvas() -> None:
     table = JobTable()
     running(table, count=3)
     table.feed(ResultArrived("a", 0, RECIPE))
@@ -147,9 +147,29 @@ def test_a_batch_ends_with_the_first_or_the_picked_result_on_the_canvas() -> Non
     assert table.selected == "a:0"
 
 
+def test_looking_at_an_older_result_is_not_disturbed_by_a_running_job() -> None:
+    table = JobTable()
+    finished(table, "a")
+    running(table, "b")
+    table.feed(PreviewArrived("b", 0, 1, "p"))
+    assert table.feed(Picked("a:0")) == [Withdraw("b"), ShowResult("a:0")]
+    assert table.feed(PreviewArrived("b", 0, 2, "p")) == []
+    assert table.feed(ResultArrived("b", 0, RECIPE)) == [] and table.selected == "a:0"
+    assert table.feed(StateChanged("b", Phase.DONE)) == []
+
+
+def test_what_is_shown_is_what_apply_is_about() -> None:
+    table = JobTable()
+    running(table, "a", count=2)
+    table.feed(ResultArrived("a", 0, RECIPE))
+    assert table.feed(ResultArrived("a", 1, RECIPE)) == [ShowResult("a:1")]
+    assert table.selected == "a:1"
+
+
 def test_discarding_shows_the_neighbour_of_the_same_job_and_the_last_one_leaves_no_trace() -> None:
     table = JobTable()
     finished(table, count=2)
+    table.feed(Picked("a:0"))
     assert table.feed(Discarded("a:0")) == [ShowResult("a:1"), Forget("a:0")]
     assert table.feed(Discarded("a:1")) == [Withdraw("a"), Forget("a:1")]
     assert table.selected is None and table.stage == {}
@@ -225,6 +245,7 @@ def test_the_arrow_keys_stop_at_the_ends() -> None:
     table = JobTable()
     assert table.neighbour(1) is None
     finished(table, count=2)
+    table.feed(Picked("a:0"))
     assert table.neighbour(1) == "a:1" and table.neighbour(-1) == "a:0"
     table.feed(Picked("a:1"))
     assert table.neighbour(1) == "a:1"
