@@ -187,10 +187,10 @@ def test_a_single_step_of_a_plan_runs(model_of: Loaded) -> None:
 
 def test_repeated_prompt_and_canvas_are_encoded_once(model_of: Loaded) -> None:
     model = model_of("sd1")
-    task = replace(TASKS["inpaint"], prompt="an unseen prompt", image=picture(seed=99))
+    task = replace(TASKS["inpaint"], prompt="an unseen prompt", negative="unseen too", image=picture(seed=99))
     with counted(model) as calls:
         generate(model, task)
-    assert calls.text == 1 and calls.encode == 1  # the negative prompt is known from the tests above or counted here
+    assert calls.text == 2 and calls.encode == 1
     with counted(model) as calls:
         generate(model, replace(task, seed=12, start_step=3))
     assert calls.text == 0 and calls.encode == 0
