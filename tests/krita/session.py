@@ -19,6 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from server.setup import plugin
+from server.setup.krita_places import Place
+
 ROOT = Path(__file__).resolve().parents[2]
 CONTROL = Path(__file__).resolve().parent / "control"
 OUTPUT = ROOT / "tests" / "output"
@@ -91,13 +94,13 @@ def _stop(process: subprocess.Popen[bytes] | None, sig: int = signal.SIGTERM, ti
 class Session:
     """One Krita with its X server and window manager. Use as a context manager.
 
-    plugin: called with the folder that contains `pykrita/` before Krita starts; installs the plugin under test.
+    install: called with the folder that contains `pykrita/` before Krita starts; installs the plugin under test.
     env: additional variables for Krita (and so for the server it starts).
     """
 
-    def __init__(self, plugin: Callable[[Path], None] | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(self, install: Callable[[Path], None] | None = None, env: dict[str, str] | None = None) -> None:
         self.work = Path(tempfile.mkdtemp(prefix="ksd-"))  # short: a socket path has 107 characters
-        self._plugin = plugin
+        self._install = install
         self._extra = env or {}
         self._socket: socket.socket | None = None
         self._buffer = b""
@@ -135,14 +138,14 @@ class Session:
     def _folders(self, template: bool = True) -> None:
         for name in ("home", "config", "cache", "run", "tmp", "state"):
             (self.work / name).mkdir(mode=0o700)
-        if self._plugin is not None:
+        if self._install is not None:
             data = _template()
             subprocess.run(["cp", "-a", "--reflink=auto", str(data), str(self.work / "data")], check=True)
         pykrita = self.resources / "pykrita"
         pykrita.mkdir(parents=True, exist_ok=True)
         shutil.copytree(CONTROL, pykrita, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        if self._plugin is not None:
-            self._plugin(self.resources)
+        if self._install is not None:
+            self._install(self.resources)
         off = "".join(f"enable_{name}=false\n" for name in BUNDLED.split())
         (self.work / "config" / "kritarc").write_text(KRITARC.format(disabled=off))
         (self.work / "config" / "kritadisplayrc").write_text("[General]\nOpenGLRenderer=none\n")
@@ -340,17 +343,12 @@ def _template() -> Path:
     return target
 
 
-def install_plugin_alone(resources: Path) -> None:
-    """Install the plugin under test without telling it of a server it could start."""
-    pykrita = resources / "pykrita"
-    skip = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "krita_sd", pykrita / "krita_sd", dirs_exist_ok=True, ignore=skip)
-    for desktop in ROOT.glob("krita_sd/*.desktop"):
-        shutil.copy(desktop, pykrita / desktop.name)
-
-
 def install_plugin(resources: Path) -> None:
-    """Install the plugin under test the way install.py does, for the interpreter that runs the tests."""
-    install_plugin_alone(resources)
-    local = {"python": sys.executable, "root": str(ROOT)}
-    (resources / "pykrita" / "krita_sd" / "local.json").write_text(json.dumps(local))
+    """Install the plugin under test with install.py's own code, for the interpreter that runs the tests."""
+    plugin.install_plugin(ROOT, Path(sys.executable), Place("the tests", resources, None))
+
+
+def install_plugin_alone(resources: Path) -> None:
+    """The same without telling the plugin of a server that it could start."""
+    install_plugin(resources)
+    (resources / "pykrita" / "krita_sd" / plugin.LOCAL).unlink()
