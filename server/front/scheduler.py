@@ -258,7 +258,9 @@ class Scheduler:
             self._end(job, "done" if job.wish == "finish" and job.results else "cancelled")
         elif event.kind == "failed":
             self._end(job, "failed", WireError.from_json(event.data["error"]))
-        elif not event.data.get("begun") and job.retries < MAX_RETRIES:
+        elif job.wish == "finish" and job.results:
+            self._end(job, "done")
+        elif job.wish is None and not event.data.get("begun") and job.retries < MAX_RETRIES:
             # The process had died before it heard of this unit, which is not to blame: the queue gives it out again.
             job.retries += 1
         else:

@@ -190,7 +190,8 @@ async def test_a_worker_killed_while_idle_is_replaced_without_a_word(own: Server
         assert (await painter.ended(painter.submit(tiny(seed=8)))).names[-1] == "done"
 
 
-async def test_a_cancelled_job_of_a_worker_that_dies_is_cancelled(own: ServerProcess) -> None:
+@pytest.mark.parametrize("how", ["cancel", "finish"])
+async def test_a_stopped_job_of_a_worker_that_dies_ends_too(own: ServerProcess, how: str) -> None:
     async with own.client() as client:
         painter = Painter(client)
         await painter.ended(painter.submit(tiny()))
@@ -198,10 +199,12 @@ async def test_a_cancelled_job_of_a_worker_that_dies_is_cancelled(own: ServerPro
         os.kill(worker, signal.SIGSTOP)
         job = painter.submit(tiny())
         await painter.reaches(job, "queued")
-        painter.cancel(job)
+        painter.cancel(job) if how == "cancel" else painter.finish(job)
         await painter.quiet(0.3)
         os.kill(worker, signal.SIGKILL)
-        assert (await painter.ended(job)).names[-1] == "cancelled"
+        outcome = await painter.ended(job)
+        assert len(outcome.terminals) == 1
+        assert outcome.names[-1] == ("cancelled" if how == "cancel" else "failed")
 
 
 async def test_a_worker_that_hangs_is_ended_after_a_cancel(own: ServerProcess) -> None:
