@@ -62,7 +62,7 @@ def applied_once(studio: Studio, before: int, blank: str) -> None:
 
 
 def test_connection_dropped_while_previews_come(session: Session, wire: Proxy) -> None:
-    """Fails when the client does not resume: the job is lost or waits for ever."""
+    """The job goes on while the client is away, and its result comes once."""
     studio = Studio(session)
     studio.document(256, 192)
     studio.connected()
@@ -78,7 +78,7 @@ def test_connection_dropped_while_previews_come(session: Session, wire: Proxy) -
 
 
 def test_result_made_while_nobody_was_connected(session: Session, wire: Proxy, server: Path) -> None:
-    """Fails when results are not replayed; fails when they are not acknowledged: a third connection brings it again."""
+    """The result is replayed to the next connection, and not again to the one after."""
     studio = Studio(session)
     studio.document(256, 192)
     studio.connected()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The golden paths, by mouse and keyboard in the real Krita, with the real server and the embedded model.
 
-Each asserts on document bytes and on the undo list, and was seen to fail with its guard removed; the docstrings say
-which change made it fail.
+Each asserts on document bytes and on the undo list. "Seen to fail" in a docstring names the guard whose removal was
+tried and noticed.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ def studio(opened: Studio) -> Iterator[Studio]:
 
 
 def test_text_to_picture(studio: Studio, session: Session) -> None:
-    """Fails when previews are not refreshed (the canvas stays blank until the end), when Apply adds a layer beside
-    the preview (two steps), and when the layer is not named."""
+    """Seen to fail without `refreshProjection` after a preview: the canvas stays blank until the end."""
     studio.document(256, 192)
     studio.strength(100)
     blank, before = studio.digest(), studio.look()["results"]
@@ -69,7 +68,7 @@ def test_text_to_picture(studio: Studio, session: Session) -> None:
 
 
 def test_picture_to_picture(studio: Studio, session: Session) -> None:
-    """Fails when the canvas is not captured: then the right half is no brighter than the painted left half."""
+    """The painted left half stays darker than the right one: the picture starts from what is visible."""
     studio.document(256, 192)
     studio.stroke((40, 30), (40, 160), size=110)
     studio.strength(40)
@@ -100,8 +99,7 @@ def test_picture_to_picture(studio: Studio, session: Session) -> None:
 def test_inpainting(
     studio: Studio, session: Session, depth: str, start: tuple[float, float], end: tuple[float, float]
 ) -> None:
-    """Fails with an opaque result (place it without its alpha), and in deep documents when the layer is converted
-    by Krita (an undo step more)."""
+    """Seen to fail when Apply makes the result opaque: bytes outside the selection change."""
     studio.document(256, 192, "RGBA", depth)
     studio.strength(100)
     studio.stroke((20, 20), (230, 170), size=30)
@@ -144,7 +142,7 @@ def soft(studio: Studio, session: Session) -> None:
 
 
 def test_stop_and_keep(studio: Studio, session: Session) -> None:
-    """Fails when Stop cancels: no result comes. Fails when it waits for all steps: the last step is seen."""
+    """Seen to fail when Stop cancels: no result comes. Had it waited for all steps, the last step would be seen."""
     studio.document(256, 192)
     blank, before = studio.digest(), studio.look()["results"]
     studio.steps(SLOW)
@@ -165,7 +163,7 @@ def test_stop_and_keep(studio: Studio, session: Session) -> None:
 
 
 def test_cancel_leaves_no_trace(studio: Studio, session: Session) -> None:
-    """Fails when the preview layer is removed instead of undone: Undo then does not take the painter's stroke."""
+    """Seen to fail when the preview layer is removed instead of undone: two steps more, and Undo takes the wrong one."""
     studio.document(256, 192)
     blank = studio.digest()
     studio.stroke((30, 150), (220, 160))
@@ -184,7 +182,8 @@ def test_cancel_leaves_no_trace(studio: Studio, session: Session) -> None:
 
 
 def test_a_stroke_during_previews_is_the_same_stroke(studio: Studio, session: Session) -> None:
-    """Fails from Krita 5.2 on when previews are refreshed with the pen down; on 5.1 when a layer is added then."""
+    """From Krita 5.2 on a refresh with the pen down would cut the stroke; on 5.1 only a node operation does, which
+    test_place tries (seen to fail with the gate always open)."""
     path = [(20 + 10 * i, 60 + 4 * i) for i in range(20)]
 
     def slowly() -> None:
@@ -226,7 +225,7 @@ def test_a_stroke_during_previews_is_the_same_stroke(studio: Studio, session: Se
 
 
 def test_the_result_goes_to_its_document(studio: Studio, session: Session) -> None:
-    """Fails when the active document is used at the end."""
+    """Seen to fail when Apply uses the document that is active at the end."""
     studio.document(256, 192, name="first")
     session.run("first = K.activeDocument()")
     count = studio.look()["results"]
@@ -244,7 +243,7 @@ def test_the_result_goes_to_its_document(studio: Studio, session: Session) -> No
 
 
 def test_worker_killed_in_the_middle_of_a_job(studio: Studio, session: Session) -> None:
-    """Fails when the server does not start another worker: the second job never ends."""
+    """The server starts another worker: the job is tried again or fails with a sentence, and the next one works."""
     studio.document(256, 192)
     blank, count = studio.digest(), studio.look()["results"]
     studio.steps(SLOW)
@@ -268,7 +267,7 @@ def test_worker_killed_in_the_middle_of_a_job(studio: Studio, session: Session) 
 
 
 def test_server_killed_in_the_middle_of_a_job(studio: Studio, session: Session) -> None:
-    """Fails when the plugin does not notice: the progress bar stays and the next job never ends."""
+    """The plugin notices, says so, leaves no trace, and starts another server for the next job."""
     studio.document(256, 192)
     blank, count = studio.digest(), studio.look()["results"]
     studio.steps(SLOW)

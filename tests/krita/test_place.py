@@ -226,7 +226,10 @@ def test_with_a_full_undo_list_a_discarded_job_leaves_it_alone(session: Session,
 
 
 def test_nothing_touches_the_image_while_the_pen_is_down(session: Session, hand: Hand) -> None:
-    """The stroke is byte-identical to the same stroke without a job, and the overlay shows what is new meanwhile."""
+    """The stroke is byte-identical to the same stroke without a job, and the overlay shows what is new meanwhile.
+
+    Seen to fail with `may_touch` always true.
+    """
 
     def paint(with_job: bool) -> Any:
         document(session)
@@ -315,7 +318,7 @@ def test_the_transform_tool_does_not_hold_a_result_back_for_ever(session: Sessio
 
 
 def test_a_newer_preview_replaces_a_half_written_one(session: Session) -> None:
-    """Bands of both must never mix in the end (1100 rows are three bands)."""
+    """Bands of both must never mix in the end. Seen to fail when a write counts as whole from its first band on."""
     document(session, 40, 1100)
     session.run("""
 start(d, 0, 0, 40, 1100)
