@@ -163,7 +163,7 @@ def test_stop_and_keep(studio: Studio, session: Session) -> None:
 
 
 def test_cancel_leaves_no_trace(studio: Studio, session: Session) -> None:
-    """Seen to fail when the preview layer is removed instead of undone: two steps more, and Undo takes the wrong one."""
+    """Seen to fail when the preview layer is removed instead of undone: Undo then takes the wrong step."""
     studio.document(256, 192)
     blank = studio.digest()
     studio.stroke((30, 150), (220, 160))

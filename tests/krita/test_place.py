@@ -166,6 +166,7 @@ def test_undo_right_after_a_discarded_job_is_the_painters_own_last_step(session:
 
 
 def test_discard_after_the_painter_painted_never_shows_the_preview_again(session: Session, hand: Hand) -> None:
+    """Seen to fail when the layer is not emptied and hidden before it is removed."""
     document(session)
     clean = session.eval("doc_digest(d)")
     preview(session)
@@ -209,6 +210,7 @@ def test_apply_after_the_painter_undid_the_preview_adds_the_result(session: Sess
 
 
 def test_with_a_full_undo_list_a_discarded_job_leaves_it_alone(session: Session, hand: Hand) -> None:
+    """Seen to fail when the step that a full list loses is not expected."""
     session.run("K.writeSetting('', 'undoStackLimit', '4')")
     try:
         document(session)
@@ -262,6 +264,7 @@ def test_nothing_touches_the_image_while_the_pen_is_down(session: Session, hand:
 
 
 def test_a_closed_document_parks_the_result(session: Session) -> None:
+    """Seen to fail without the question whether the document is still open."""
     document(session)
     preview(session)
     session.run("close_all()")
@@ -305,6 +308,7 @@ def test_a_document_saved_mid_job_loses_the_preview_when_opened(session: Session
 
 
 def test_the_transform_tool_does_not_hold_a_result_back_for_ever(session: Session) -> None:
+    """Seen to fail without the limit of patience."""
     document(session)
     session.run("K.action('KisToolTransform').trigger()")
     session.wait("not idle()", what="the transform tool to be busy")
