@@ -11,6 +11,7 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -64,7 +65,7 @@ def train_stage(work: Path, name: str, device: str) -> None:
         for shares, often, batch in stage.mixtures
     ]
     seed = 11 + stages.index(name)
-    pace = {"muon_lr": stage.muon_lr, "decay": stage.decay, "falling": stage.falling}
+    pace: dict[str, Any] = {"muon_lr": stage.muon_lr, "decay": stage.decay, "falling": stage.falling}
     model = unet.train(work, name, model, mixtures, stage.steps, seed, device=device, **pace)
     if "shape" in sets:
         print(f"{name}: a wrong shape word raises the loss by {unet.swap_gap(model.cpu(), sets['shape']):.0%}")
