@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from krita_sd import job_events as ev
 from krita_sd import pictures, plan, view
 from krita_sd import settings as store
 from krita_sd.canvas import capture, host
+from krita_sd.data_folder import claim, data_folder
 from krita_sd.guarded import guarded
 from krita_sd.jobs import JobTable, Result
 from krita_sd.link import Draft, Link, LinkState, PreviewWaiting, Target
@@ -56,7 +56,7 @@ class Actions(QtCore.QObject):
 
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__()
-        self._folder = folder or _data_folder()
+        self._folder, self._claim = claim(folder or data_folder())
         self.settings = store.load(self._folder / "settings.json")
         self.table = JobTable()
         self.models: tuple[dict[str, Any], ...] = ()
@@ -440,10 +440,3 @@ class Actions(QtCore.QObject):
         open_as_document(result, self._pixels(result))
         self._feed(ev.Applied(key))
         self.say("The document of this result is closed; it was opened as a new one.")
-
-
-def _data_folder() -> Path:
-    """Where Krita keeps its resources; ours in a folder below."""
-    override = os.environ.get("KRITA_SD_SETTINGS")
-    location = QtCore.QStandardPaths.StandardLocation.AppDataLocation
-    return Path(override or Path(QtCore.QStandardPaths.writableLocation(location)) / "krita_sd")
