@@ -21,8 +21,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from . import curriculum, dataset, evaluate, export, text, tiny_decoder, tokenizer, unet, vae
 
-VAE_STEPS, TEXT_STEPS, DECODER_STEPS, TINY_STEPS = 720, 700, 500, 900
-PARTS = ("tokenizer", "text", "vae", "sets", *curriculum.STAGES, "decoder", "tiny", "export", "evaluate")
+VAE_STEPS, TEXT_STEPS, TINY_STEPS = 720, 700, 400
+PARTS = ("tokenizer", "text", "vae", "sets", *curriculum.STAGES, "tiny", "export", "evaluate")
 
 
 def load_vae(work: Path, name: str = "vae") -> AutoencoderKL:
@@ -75,9 +75,8 @@ def write_model(work: Path, out: Path) -> None:
     tiny = None
     if (work / "taesd").exists():
         tiny = AutoencoderTiny.from_pretrained(str((work / "taesd").resolve()), local_files_only=True)
-    decoder = "vae_final" if (work / "vae_final").exists() else "vae"
-    last = [name for name in curriculum.STAGES if (work / f"{name}.pt").exists()][-1]
-    export.export(out, load_unet(work, last), load_vae(work, decoder), load_text(work)[1], work / "tokenizer", tiny)
+    chosen = load_unet(work, curriculum.SHIPPED)
+    export.export(out, chosen, load_vae(work), load_text(work)[1], work / "tokenizer", tiny)
 
 
 def run(part: str, out: Path, device: str) -> None:
@@ -92,11 +91,10 @@ def run(part: str, out: Path, device: str) -> None:
     elif part == "vae":
         vae.train(work, VAE_STEPS)
     elif part == "sets":
-        make_sets(work, list(curriculum.SETS))
+        used = {n for s in curriculum.STAGES.values() for shares, _, _ in s.mixtures for n in shares}
+        make_sets(work, [name for name in curriculum.SETS if name in used])
     elif part in curriculum.STAGES:
         train_stage(work, part, device)
-    elif part == "decoder":
-        vae.finetune_decoder(work, load_vae(work), DECODER_STEPS)
     elif part == "tiny":
         tiny_decoder.train(work, load_vae(work), TINY_STEPS)
     elif part == "export":

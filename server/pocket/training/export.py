@@ -35,7 +35,7 @@ INDEX = {
 }
 KRITA_SD = {
     "name": "Pocket",
-    "native": {"min_side": 192, "max_side": 384, "min_pixels": 192 * 192, "max_pixels": 320 * 320, "multiple": 64},
+    "native": {"min_side": 192, "max_side": 256, "min_pixels": 192 * 192, "max_pixels": 192 * 192, "multiple": 64},
     "defaults": {"steps": 12, "guidance": 3.0, "sampler": "DPM++ 2M", "min_steps": 4},
     "second_pass": False,
     "tiny_decoder": "taesd",

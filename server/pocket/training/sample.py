@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ class Model:
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scheduler: dict
+    side: int
 
     @classmethod
     def load(cls, folder: Path) -> Model:
@@ -35,6 +38,7 @@ class Model:
             CLIPTextModel.from_pretrained(f"{root}/text_encoder", dtype=torch.float32, local_files_only=True).eval(),
             CLIPTokenizer.from_pretrained(f"{root}/tokenizer", local_files_only=True),
             dict(DPMSolverMultistepScheduler.load_config(root, subfolder="scheduler")),
+            native_side(folder),
         )
 
     def told(self, texts: list[str]) -> Tensor:
@@ -50,6 +54,11 @@ class Model:
         return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
+def native_side(folder: Path) -> int:
+    """The largest square the model is made for (pixels, at most 256), from krita_sd.json."""
+    return min(256, math.isqrt(json.loads((folder / "krita_sd.json").read_text())["native"]["max_pixels"]) // 64 * 64)
+
+
 def noise(seeds: list[int], height: int, width: int) -> Tensor:
     """One latent noise per seed, the same whatever else is in the batch."""
     shape = (4, height // 8, width // 8)
@@ -61,8 +70,8 @@ def sample(
     model: Model,
     prompts: list[str],
     seeds: list[int],
-    width: int = 256,
-    height: int = 256,
+    width: int,
+    height: int,
     steps: int = 12,
     guidance: float = 3.0,
     negative: str = "",

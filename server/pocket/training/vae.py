@@ -119,35 +119,3 @@ def train(work: Path, steps: int, seed: int = 1) -> AutoencoderKL:
     normalise(vae, check)
     vae.save_pretrained(work / "vae")
     return vae
-
-
-def finetune_decoder(work: Path, vae: AutoencoderKL, steps: int, seed: int = 2) -> AutoencoderKL:
-    """Train the decoder alone for the latents as they are, so that cached latents stay valid."""
-    store = pictures(work / "vae_pictures.npy", 2400, 1)
-    vae.requires_grad_(False)
-    vae.decoder.requires_grad_(True)
-    optimizer = optimizer_for(vae, ("decoder.conv_out",), muon_lr=1.5e-3, adam_lr=5e-4)
-    run = Run(work / "decoder.pt", vae, optimizer, 0.995)
-    progress = Progress("decoder", run.step, steps)
-    while run.step < steps:
-        began = time.process_time()
-        set_pace(optimizer, run.step, steps, falling=0.6)
-        x = crops(store, seed, run.step).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            z = vae.encode(x).latent_dist.mode()
-            z = z + 0.03 / SCALING * torch.randn(z.shape, generator=generator_at(seed, run.step))
-        y = vae.decode(z).sample
-        loss = (x - y).square().mean() + 0.1 * (x - y).abs().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        run.average.update(vae)
-        progress(run.step, float(loss.detach()))
-        run.step += 1
-        run.seconds += time.process_time() - began
-        if run.step % 200 == 0:
-            run.save()
-    run.save()
-    vae.load_state_dict(run.average.weights)
-    vae.save_pretrained(work / "vae_final")
-    return vae
