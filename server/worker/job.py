@@ -153,6 +153,8 @@ class _UnitRun:
         self.ms = ms
         self.steps_run = 0
         self.partial = False
+        self._all_steps = 0
+        self._executed = 0
         self._phase = "encoding"
         self._next_preview = 0.0
         self._previews = order["previews"]
@@ -222,13 +224,17 @@ class _UnitRun:
         return output.image
 
     def _on_phase(self, phase: str) -> None:
+        # What lies between two passes is part of "sampling" to the painter: a job's phases never go back.
+        between = self._executed < self._all_steps and self.control.poll() is None
+        if (phase == "decoding" and between) or (phase == "encoding" and self._executed):
+            return
         if phase != self._phase:
             self._phase = phase
             total = self._all_steps if phase == "sampling" else 0
             self.emit("state", state=phase, step=self.steps_run, total=total)
 
     def _on_step(self, run: _Pass, step: Any) -> None:
-        executed = run.done_before + step.k
+        executed = self._executed = run.done_before + step.k
         self.emit("step", state="sampling", step=executed, total=self._all_steps)
         if self._preview_wanted():
             preview = step.preview()

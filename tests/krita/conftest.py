@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.krita.driver import Hand
-from tests.krita.session import Session, install_plugin, install_plugin_alone, missing_programs
+from tests.krita.session import Session, install_plugin, install_plugin_alone, need_programs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,9 +33,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture(scope="module")
 def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     """With a server, where the module says `SERVER = True`."""
-    missing = missing_programs()
-    if missing:
-        pytest.skip("not installed: " + ", ".join(missing))
+    need_programs()
     plugin = install_plugin if getattr(request.module, "SERVER", False) else install_plugin_alone
     env = {"KRITA_SD_MODELS": os.environ["KRITA_SD_MODELS"]} if "KRITA_SD_MODELS" in os.environ else {}
     with Session(plugin, env) as started:

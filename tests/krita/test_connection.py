@@ -14,7 +14,7 @@ import pytest
 
 from tests.krita.driver import poll
 from tests.krita.proxy import Proxy
-from tests.krita.session import ROOT, Session, install_plugin_alone, missing_programs
+from tests.krita.session import ROOT, Session, install_plugin_alone, need_programs
 from tests.krita.studio import Studio
 
 
@@ -41,8 +41,7 @@ def wire(server: Path) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module")
 def session(server: Path, wire: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    if missing_programs():
-        pytest.skip("not installed: " + ", ".join(missing_programs()))
+    need_programs()
     folder = tmp_path_factory.mktemp("settings")
     token = (server / "token").read_text().strip()
     settings = {"version": 1, "server_uri": f"ws://127.0.0.1:{wire.port}/v1", "server_token": token, "prompt": "a hill"}
