@@ -131,8 +131,12 @@ class Studio(Hand):
         self.watch(f"s['digest'] != {blank!r} and s['cancel']")
 
     def apply(self) -> None:
-        """Press Apply, and wait until no layer of the active document is locked any more."""
+        """Press Apply, and wait until the result is a layer of the painter's."""
         self.click("krita_sd_apply")
+        self.applied()
+
+    def applied(self) -> None:
+        """Wait until no layer of the active document is locked any more."""
         self.session.wait("len(layers()) > 1 and not any(n['locked'] for n in layers()) and idle()", 30, "Apply")
 
     def gone(self, clean: str) -> None:
