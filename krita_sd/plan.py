@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from krita_sd.geometry import LARGE_NATIVE, NATIVE, Bounds, Extent, NativeRange, context_bounds, feather_and_grow
+from krita_sd.geometry import (
+    LARGE_NATIVE,
+    NATIVE,
+    Bounds,
+    Extent,
+    NativeRange,
+    context_bounds,
+    feather_and_grow,
+    plan_render,
+)
 from krita_sd.settings import Settings
 from krita_sd.wire.errors import WireError, bad_request
 from krita_sd.wire.limits import MAX_PICTURE, MAX_SEED, MAX_SIDE
@@ -77,6 +86,18 @@ def steps_text(settings: Settings, model: Mapping[str, Any]) -> tuple[int, int]:
         steps = int(default(model, "steps", _DEFAULT_STEPS))
     total, start = steps_plan(steps, settings.strength, int(default(model, "min_steps", 1)))
     return total - start, total
+
+
+def size_note(settings: Settings, model: Mapping[str, Any], extent: Extent, selection: Bounds | None) -> str:
+    """A sentence when the region is larger than what the model paints well; "" otherwise."""
+    try:
+        made = plan_render(region(settings, model, extent, selection).extent, native_range(model))
+    except (WireError, ValueError):
+        return ""
+    if made.scale >= 1.0:
+        return ""
+    width, height = (max(1, round(side)) for side in made.content)
+    return f"Painted at {width} x {height}, then {'refined at full size' if made.second else 'enlarged'}."
 
 
 def draw_seed() -> int:

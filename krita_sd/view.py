@@ -118,6 +118,7 @@ def make(
             text = f"{text}, {len(table.active) - 1} waiting"
     entry = model_entry(models, settings.model)
     run, total = plan.steps_text(settings, entry)
+    size = plan.size_note(settings, entry, extent, selection) if extent is not None and entry else ""
     shown = table.current_result
     return View(
         button=plan.label(settings.strength, selection, extent),
@@ -131,7 +132,7 @@ def make(
         progress_text=text,
         status=status,
         status_is_error=status_is_error,
-        note=_note(settings, entry),
+        note=f"{_note(settings, entry)} {size}".strip(),
         steps_text=f"runs {run} of {total} steps" if run < total else f"runs {run} steps",
         models=_choices(models, settings.model),
         model=settings.model,

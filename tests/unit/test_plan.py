@@ -107,6 +107,17 @@ def test_the_label_tells_how_many_steps_run() -> None:
     assert view.make(JobTable(), Settings(), [POCKET]).steps_text == "runs 12 steps"
 
 
+def test_the_docker_says_when_a_picture_is_painted_smaller_than_it_is_wanted() -> None:
+    def note(extent: Extent, selection: Bounds | None = None, **native: Any) -> str:
+        model = {**POCKET, "native": {**POCKET["native"], **native}}
+        settings = Settings(prompt="a tree")
+        return view.make(JobTable(), settings, [model], extent=extent, selection=selection).note
+
+    assert note(Extent(640, 640)) == "Painted at 320 x 320, then enlarged."
+    assert note(Extent(640, 640), second_pass=True) == "Painted at 320 x 320, then refined at full size."
+    assert note(Extent(256, 256)) == "" and note(CANVAS, BOX) == ""
+
+
 @pytest.mark.parametrize("native", [None, 5, {}, {"min_side": -1}, {"min_side": "x"}])
 def test_a_model_without_sizes_of_its_own_has_those_of_its_family(native: Any) -> None:
     assert plan.native_range({"family": "sd1", "native": native}) == plan.NATIVE["sd1"]
