@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from server.diffusion.task import MAX_SEED, PREVIEWS, SAMPLERS, Cancelled, Output, Step, Task
+from server.diffusion.task import MAX_SEED, SAMPLERS, Cancelled, Output, Step, Task
 
 if TYPE_CHECKING:
     from server.diffusion.loading import load_model
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_SEED",
-    "PREVIEWS",
     "SAMPLERS",
     "Cancelled",
     "LoadedModel",

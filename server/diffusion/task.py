@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from krita_sd.wire.errors import bad_request
+from krita_sd.wire.limits import MAX_SEED
+from krita_sd.wire.messages import PREVIEW_LEVELS
+from krita_sd.wire.recipe import SAMPLERS
 
-SAMPLERS = ("Euler", "Euler a", "DPM++ 2M", "DPM++ 2M Karras", "UniPC", "DDIM", "LCM")
-PREVIEWS = ("off", "rgb", "half", "full")
-MAX_SEED = 2**63 - 1
 MAX_STEPS = 10_000  # of the plan: strength 0.01 with a minimum of steps makes total far larger than what runs
 
 Pixels = NDArray[np.uint8]
@@ -65,7 +65,7 @@ class Task:
             raise bad_request(f"The step plan {self.start_step} of {self.total_steps} is not possible.")
         if self.sampler not in SAMPLERS:
             raise bad_request(f"There is no sampler named {self.sampler!r}.", "Known: " + ", ".join(SAMPLERS) + ".")
-        if self.preview not in PREVIEWS:
+        if self.preview not in PREVIEW_LEVELS:
             raise bad_request(f"There is no preview level named {self.preview!r}.")
         if not 0.0 <= self.guidance <= 100.0:  # also refuses NaN
             raise bad_request("Guidance must be between 0 and 100.")
