@@ -61,7 +61,9 @@ def applied_once(studio: Studio, before: int, blank: str) -> None:
 
 
 def test_connection_dropped_while_previews_come(session: Session, wire: Proxy) -> None:
-    """The job goes on while the client is away, and its result comes once."""
+    """The job goes on while the client is away, and its result comes once.
+
+    Seen to fail when every hello opens another session: the result never comes."""
     studio = Studio(session)
     studio.document(256, 192)
     studio.connected()
@@ -77,7 +79,9 @@ def test_connection_dropped_while_previews_come(session: Session, wire: Proxy) -
 
 
 def test_result_made_while_nobody_was_connected(session: Session, wire: Proxy, server: Path) -> None:
-    """The result is replayed to the next connection, and not again to the one after."""
+    """The result is replayed to the next connection, and not again to the one after.
+
+    Seen to fail when every hello opens another session: the result never comes."""
     studio = Studio(session)
     studio.document(256, 192)
     studio.connected()

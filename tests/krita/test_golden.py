@@ -68,7 +68,9 @@ def test_text_to_picture(studio: Studio, session: Session) -> None:
 
 
 def test_picture_to_picture(studio: Studio, session: Session) -> None:
-    """The painted left half stays darker than the right one: the picture starts from what is visible."""
+    """The painted left half stays darker than the right one: the picture starts from what is visible.
+
+    Seen to fail when the worker ignores picture and strength: the left half comes out light."""
     studio.document(256, 192)
     studio.stroke((40, 30), (40, 160), size=110)
     studio.strength(40)
@@ -243,7 +245,9 @@ def test_the_result_goes_to_its_document(studio: Studio, session: Session) -> No
 
 
 def test_worker_killed_in_the_middle_of_a_job(studio: Studio, session: Session) -> None:
-    """The server starts another worker: the job is tried again or fails with a sentence, and the next one works."""
+    """The job fails with a sentence and leaves no trace; the server starts another worker and the next job works.
+
+    Seen to fail when the pool does not report the death: the job never ends."""
     studio.document(256, 192)
     blank, count = studio.digest(), studio.look()["results"]
     studio.steps(SLOW)
@@ -252,10 +256,8 @@ def test_worker_killed_in_the_middle_of_a_job(studio: Studio, session: Session) 
         studio.preview(blank)
         for pid in studio.worker_pids():
             studio.kill(pid)
-        # Either the job is tried again by itself, or it fails with a sentence; it never hangs.
-        studio.watch("not s['cancel'] or 'step' in s['text'] and 'step 9' not in s['text']", 60)
-        if session.eval("widget_state('krita_sd_cancel')['enabled']"):
-            studio.click("krita_sd_cancel")
+        studio.watch("not s['cancel']", 60)
+        assert "process that computes pictures" in studio.look()["status"]
         studio.gone(blank)
     finally:
         studio.steps(QUICK)
@@ -267,7 +269,9 @@ def test_worker_killed_in_the_middle_of_a_job(studio: Studio, session: Session) 
 
 
 def test_server_killed_in_the_middle_of_a_job(studio: Studio, session: Session) -> None:
-    """The plugin notices, says so, leaves no trace, and starts another server for the next job."""
+    """The plugin notices, says so, leaves no trace, and starts another server for the next job.
+
+    Seen to fail when the link does not try again: the job waits for ever."""
     studio.document(256, 192)
     blank, count = studio.digest(), studio.look()["results"]
     studio.steps(SLOW)
