@@ -10,7 +10,7 @@ multiple is padded beyond the right and bottom edge and cropped back exactly.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MIN_CONTEXT = 64
 """Document pixels: the smallest side of the context around a selection, canvas permitting."""
@@ -130,6 +130,25 @@ NATIVE: dict[str, NativeRange] = {
 
 LARGE_NATIVE = NativeRange(256, 2048, 512 * 512, 2048 * 2048, 16, pixels=1024 * 1024)
 """Native sizes of the larger families (Flux and later)."""
+
+
+def stated_native(
+    family: str, sample_size: int | None, factor: int, given: dict[str, Any] | None, second_pass: bool = True
+) -> NativeRange:
+    """The native range of a model folder: what it states, else `sample_size` (latent pixels) times the autoencoder's
+    `factor` and half as much again at most, else the family's. Raises ValueError when a stated size is impossible."""
+    if sample_size is None and given is None:
+        return NATIVE[family]
+    side = NATIVE[family].min_side if sample_size is None else sample_size * factor
+    area = side * side
+    sizes = {"min_side": side, "max_side": side * 3 // 2, "min_pixels": area, "max_pixels": area * 3 // 2}
+    sizes |= {"pixels": 0 if given is not None else area, "multiple": factor}
+    sizes |= {key: given[key] for key in sizes if given is not None and key in given}
+    if any(not isinstance(size, int) or not 0 <= size <= 2**32 for size in sizes.values()):
+        raise ValueError("a native size must be a whole number of pixels")
+    if sizes["multiple"] < 1 or sizes["multiple"] % factor:
+        raise ValueError(f"the sides must be multiples of {factor}")
+    return NativeRange(**sizes, second_pass=second_pass)
 
 
 class RenderPlan(NamedTuple):

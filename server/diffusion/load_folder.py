@@ -10,7 +10,7 @@ from typing import Any
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from krita_sd.geometry import NATIVE, NativeRange
+from krita_sd.geometry import NativeRange, stated_native
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion.families.sd import StableDiffusion
 from server.diffusion.model import LoadedModel
@@ -119,26 +119,16 @@ class _Folder:
 
     def _native(self, extra: dict[str, Any], sample_size: Any, vae: Any) -> NativeRange:
         given = extra.get("native")
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        if not isinstance(sample_size, int) and not isinstance(given, dict):
-            return NATIVE[self.job.family]
-        side = sample_size * factor if isinstance(sample_size, int) else NATIVE[self.job.family].min_side
-        values = {
-            "min_side": side,
-            "max_side": side * 3 // 2,
-            "min_pixels": side * side,
-            "max_pixels": side * side * 3 // 2,
-            "pixels": side * side,
-        }
-        multiple = factor
-        if isinstance(given, dict):
-            values.update(pixels=0)
-            values.update({key: given[key] for key in values if key in given})
-            multiple = given.get("multiple", factor)
-        sizes = [*values.values(), multiple]
-        if any(not isinstance(size, int) or not 0 <= size <= 2**32 for size in sizes) or multiple % factor:
-            raise corrupt(f"{self.job.path.name}/krita_sd.json")
-        return NativeRange(**values, multiple=multiple, second_pass=bool(extra.get("second_pass", True)))
+        try:
+            return stated_native(
+                self.job.family,
+                sample_size if isinstance(sample_size, int) else None,
+                2 ** (len(vae.config.block_out_channels) - 1),
+                given if isinstance(given, dict) else None,
+                bool(extra.get("second_pass", True)),
+            )
+        except ValueError as error:
+            raise corrupt(f"{self.job.path.name}/krita_sd.json") from error
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from krita_sd.geometry import NATIVE, NativeRange
+from krita_sd.geometry import NATIVE, NativeRange, stated_native
 
 from .header import Header, corrupt
 
@@ -142,16 +142,15 @@ def native_of(folder: Path, family: str, settings: dict[str, Any]) -> NativeRang
     widths = read_json(folder / "vae" / "config.json").get("block_out_channels")
     factor = 2 ** (len(widths) - 1) if isinstance(widths, list) and widths else 8
     given = settings.get("native")
-    given = given if isinstance(given, dict) else {}
-    if not given and not isinstance(sample, int):
-        return NATIVE.get(family)
-    side = sample * factor if isinstance(sample, int) else NATIVE[family].min_side
-    area = side * side
-    sizes = {"min_side": side, "max_side": side * 3 // 2, "min_pixels": area, "max_pixels": area * 3 // 2}
-    sizes["pixels"] = 0 if given else area
-    sizes |= {key: value for key, value in given.items() if key in sizes and isinstance(value, int) and value > 0}
+    if family not in NATIVE:
+        return None
+    size = sample if isinstance(sample, int) else None
     second_pass = settings.get("second_pass", True) is True
-    return NativeRange(**sizes, multiple=factor, second_pass=second_pass)
+    try:
+        return stated_native(family, size, factor, given if isinstance(given, dict) else None, second_pass)
+    except ValueError:
+        # Loading refuses such a folder in a sentence; listing it must not fail.
+        return stated_native(family, size, factor, None, second_pass)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -172,7 +172,13 @@ def test_the_library_states_the_native_sizes_that_the_engine_uses(tmp_path: Path
     plain = make_model(tmp_path / "plain")
     sizes = {"min_side": 32, "max_side": 96, "min_pixels": 1024, "max_pixels": 8192}
     stated = make_model(tmp_path / "stated", extra={"native": sizes, "second_pass": False})
-    for folder, own in ((plain, {}), (stated, {"native": sizes, "second_pass": False})):
+    rounded = make_model(tmp_path / "rounded", extra={"native": {**sizes, "multiple": 32}})
+    own_sizes: tuple[tuple[Path, dict[str, object]], ...] = (
+        (plain, {}),
+        (stated, {"native": sizes, "second_pass": False}),
+        (rounded, {"native": {**sizes, "multiple": 32}}),
+    )
+    for folder, own in own_sizes:
         assert native_of(folder, "sd1", own) == load_model(folder, "sd1").native
 
 
