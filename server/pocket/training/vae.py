@@ -58,17 +58,6 @@ def crops(store: np.ndarray, seed: int, step: int, batch: int = BATCH, size: int
     return torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def psnr(vae: AutoencoderKL, store: np.ndarray) -> float:
-    """Mean PSNR in dB of round trips of whole pictures."""
-    values = []
-    with torch.inference_mode():
-        for whole in store:
-            x = torch.from_numpy(np.array(whole)).permute(2, 0, 1)[None].float() / 127.5 - 1
-            y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
-            values.append(-10 * float(torch.log10(((x - y) / 2).square().mean() + 1e-8)))
-    return float(np.mean(values))
-
-
 @torch.no_grad()
 def normalise(vae: AutoencoderKL, store: np.ndarray) -> None:
     """Fold a shift and scale per channel into the two 1x1 convolutions: mean 0, deviation 1 / SCALING."""
