@@ -58,7 +58,6 @@ class Placement(QtCore.QObject):
         self._overlay = Overlay(doc)
         self._newest: bytes | None = None  # not yet begun to be written
         self._writing: Iterator[None] | None = None
-        self._visible = True
         self._stale = False  # the layer changed since the composite was last refreshed
         self._cost = 0.0  # seconds spent on the preview in hand
         self._begun = 0.0
@@ -96,15 +95,7 @@ class Placement(QtCore.QObject):
             log.warning("preview of %dx%d for %s ignored", width, height, self._bounds)
             return
         self._newest = picture
-        self._visible = True
         self._wake()
-
-    def hide_preview(self) -> None:
-        """Hide the layer without giving it up (the results strip toggles it); the next show_preview shows it."""
-        if self._goal is _Goal.PREVIEW:
-            self._visible = False
-            self._newest = None
-            self._wake()
 
     def apply(self, picture: bytes, name: str) -> None:
         """Turn the preview layer into the result: bgra8 `picture` (bounds' size) in an unlocked layer `name`.
@@ -195,7 +186,7 @@ class Placement(QtCore.QObject):
         if self._writing is not None:
             self._write_band()
             return 0
-        if self._stale or self._layer.node.visible() != self._visible:
+        if self._stale or not self._layer.node.visible():
             if not watch.may_touch(self._doc):
                 self._show_over_canvas()
                 return RETRY
@@ -225,8 +216,8 @@ class Placement(QtCore.QObject):
     def _refresh(self) -> None:
         assert self._layer is not None
         start = time.monotonic()
-        if self._layer.node.visible() != self._visible:
-            self._layer.node.setVisible(self._visible)
+        if not self._layer.node.visible():
+            self._layer.node.setVisible(True)
         self._doc.refreshProjection()
         self._stale = False
         self._overlay.hide()
@@ -235,9 +226,6 @@ class Placement(QtCore.QObject):
 
     def _show_over_canvas(self) -> None:
         """The newest preview as a widget: nothing may touch the image now."""
-        if not self._visible:
-            self._overlay.hide()
-            return
         picture = self._newest if self._newest is not None else self._picture if self._stale else None
         if picture is not None:
             self._overlay.show_picture(picture, self._bounds)
