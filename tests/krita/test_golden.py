@@ -15,7 +15,7 @@ from tests.krita.session import Session
 from tests.krita.studio import Studio
 
 SERVER = True
-QUICK, SLOW = 6, 90  # steps
+QUICK, SLOW = 24, 90  # steps; a quick job still lasts for several previews on a fast machine
 
 
 @pytest.fixture(scope="module")
