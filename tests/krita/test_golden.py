@@ -15,7 +15,7 @@ from tests.krita.session import Session
 from tests.krita.studio import Studio
 
 SERVER = True
-QUICK, SLOW = 24, 90  # steps; a quick job still lasts for several previews on a fast machine
+QUICK, SEEN, SLOW = 6, 24, 90  # steps; SEEN lasts for several previews on a fast machine
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,7 @@ def test_text_to_picture(studio: Studio, session: Session) -> None:
     """Seen to fail without `refreshProjection` after a preview: the canvas stays blank until the end."""
     studio.document(256, 192)
     studio.strength(100)
+    studio.steps(SEEN)
     blank, before = studio.digest(), studio.look()["results"]
     studio.prompt("a red house")
     assert session.eval("widget_state('krita_sd_generate')['text']") == "Generate"
@@ -51,7 +52,8 @@ def test_text_to_picture(studio: Studio, session: Session) -> None:
     pictures = {s["digest"] for s in running if s["digest"] != blank}
     assert len(pictures) >= 2, "previews appear on the canvas and change"
     texts = " ".join(s["text"] for s in running)
-    assert "step" in texts and f"of {QUICK}" in texts
+    assert "step" in texts and f"of {SEEN}" in texts
+    studio.steps(QUICK)
     session.screenshot("golden-1-done")
     studio.apply()
     assert studio.undo_steps() == ["Add Layer"]
