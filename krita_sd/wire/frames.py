@@ -27,7 +27,7 @@ _PREFIX = struct.Struct("<4sI")
 BYTES_PER_PIXEL = {"bgra8": 4, "grey8": 1}
 ENCODED = ("png", "webp", "jpeg")
 FORMATS = (*BYTES_PER_PIXEL, *ENCODED)
-ROLES = ("blob", "preview", "result")
+ROLES = ("blob", "preview", "result", "canvas", "live")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ MAX_NAME = 256
 MAX_LORAS = 16
 """LoRAs in one recipe."""
 
+MAX_CONTROLS = 12
+"""Control layers of one recipe."""
+
 MAX_COUNT = 200
 """Images in one job."""
 
@@ -39,6 +42,7 @@ MAX_STEPS = 150
 MAX_GUIDANCE = 30.0
 MAX_SEED = 2**63 - 1
 MAX_LORA_WEIGHT = 2.0
+MAX_CONTROL_WEIGHT = 2.0
 MAX_FEATHER = 4096
 """Pixels of feather or grow, in document space."""
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from . import PROTOCOL
 from .errors import Code, WireError, bad_request
 from .frames import FORMATS
 from .limits import MAX_COUNT, MAX_HASHES, MAX_NAME, MAX_PICTURE
+from .live import Live, LiveState, LiveStop
+from .message import Message
+from .queries import Estimate, FreeMemory, MemoryEstimate, Move, PromptReading, QueueOrder, ReadPrompt
 from .recipe import Recipe
-from .values import Fields, dump, is_hash, parse_object
+from .values import Fields, is_hash, parse_object
 
 STATES = ("queued", "loading", "encoding", "sampling", "decoding", "done", "cancelled", "failed")
 TERMINAL = ("done", "cancelled", "failed")
@@ -27,30 +30,6 @@ LANES = ("generate",)
 
 MAX_SEQ = 2**53
 _MAX_PIXELS = MAX_PICTURE // 4
-
-
-@dataclass(frozen=True)
-class Message:
-    """Base of all control messages: `to_text` gives the JSON text; `read` is given typed access to the object."""
-
-    type: ClassVar[str]
-
-    def to_json(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"type": self.type}
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if value is None:
-                continue
-            if isinstance(value, (Recipe, WireError, PreviewWish)):
-                value = value.to_json()
-            elif isinstance(value, tuple):
-                value = list(value)
-            out[item.name] = value
-        return out
-
-    def to_text(self) -> str:
-        """JSON text of this message."""
-        return dump(self.to_json())
 
 
 @dataclass(frozen=True)
@@ -378,8 +357,18 @@ def _hashes(read: Fields) -> tuple[str, ...]:
     return hashes
 
 
-_FROM_CLIENT: dict[str, Any] = {kind.type: kind for kind in (Hello, Submit, Cancel, Finish, Ack, Have, ListModels)}
-_FROM_SERVER: dict[str, Any] = {kind.type: kind for kind in (Welcome, State, Progress, Result, Models, Missing, Error)}
+_FROM_CLIENT: dict[str, Any] = {
+    kind.type: kind
+    for kind in (
+        Hello, Submit, Cancel, Finish, Ack, Have, ListModels, Live, LiveStop, ReadPrompt, Estimate, Move, FreeMemory
+    )
+}  # fmt: skip
+_FROM_SERVER: dict[str, Any] = {
+    kind.type: kind
+    for kind in (
+        Welcome, State, Progress, Result, Models, Missing, Error, LiveState, PromptReading, MemoryEstimate, QueueOrder
+    )
+}  # fmt: skip
 
 
 def _parse(text: str | bytes, table: dict[str, Any]) -> Message:

@@ -176,8 +176,10 @@ class Connection:
             if message.rescan:
                 await self._hub.rescan()
             return self._hub.models_message()
-        else:
+        elif isinstance(message, Hello):
             raise bad_request("Hello was said already.")
+        else:
+            raise WireError(Code.UNSUPPORTED, f"This server does not know {message.type}.", "Update both sides.")
         return None
 
     def _reply(self, message: Message) -> None:

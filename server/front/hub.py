@@ -13,7 +13,7 @@ from typing import Any
 from krita_sd.wire import PROTOCOL, limits
 from krita_sd.wire.frames import BYTES_PER_PIXEL
 from krita_sd.wire.messages import LANES, PLACES, PREVIEW_LEVELS, Hello, Message, Models, Welcome
-from krita_sd.wire.recipe import FILLS, KINDS, SAMPLERS
+from krita_sd.wire.recipe import FILLS, SAMPLERS
 from krita_sd.wire.values import dump
 from krita_sd.wire.version import VERSION
 from server.library import Library
@@ -22,7 +22,7 @@ from server.pool import Pool, WorkerEvent
 
 from .blobs import Blobs
 from .journal import Journal
-from .scheduler import Scheduler
+from .scheduler import BUILT, Scheduler
 from .session import Session
 from .state import StateFolder
 
@@ -126,7 +126,7 @@ class Hub:
             self.models(),
             families={family: TITLES[family] for family in sorted(SUPPORTED)},
             features={
-                "kinds": list(KINDS),
+                "kinds": list(BUILT),
                 "fills": list(FILLS),
                 "samplers": list(SAMPLERS),
                 "previews": list(PREVIEW_LEVELS),

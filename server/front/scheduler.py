@@ -32,6 +32,9 @@ from .session import Preview, Session
 log = logging.getLogger(__name__)
 
 MAX_RETRIES = 2
+BUILT = ("txt2img", "img2img", "inpaint")
+"""Kinds that the worker can make."""
+
 REMEMBERED = 4096
 """Ended jobs, and cancels that came before their submit, that are remembered so that repeats are harmless."""
 
@@ -198,6 +201,8 @@ class Scheduler:
         loras = {lora.id: str(self._library.find(lora.id, "lora").path) for lora in recipe.loras}
         if recipe.vae:
             raise WireError(Code.UNSUPPORTED, "Another VAE cannot be chosen yet.", "Use the model's own.")
+        if recipe.kind not in BUILT or recipe.controls or recipe.tile or recipe.variation:
+            raise WireError(Code.UNSUPPORTED, "This server cannot do that yet.", "Update it.")
         return {"id": entry.id, "path": str(entry.path), "family": entry.family, "loras": loras}
 
     async def _pictures(self, recipe: Recipe) -> dict[str, Picture]:

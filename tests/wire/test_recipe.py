@@ -11,12 +11,32 @@ from hypothesis import strategies as st
 
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.limits import MAX_SEED
-from krita_sd.wire.recipe import FILLS, KINDS, SAMPLERS, Lora, Recipe, steps_plan
+from krita_sd.wire.recipe import (
+    CONTROL_MAPS,
+    CONTROLS,
+    FILLS,
+    KINDS,
+    SAMPLERS,
+    TILINGS,
+    Control,
+    Lora,
+    Recipe,
+    steps_plan,
+)
 from krita_sd.wire.values import UNSET, or_default
 
 hashes = st.text("0123456789abcdef", min_size=32, max_size=32)
 names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=40)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+shares = st.floats(0, 1)
+controls = st.builds(
+    lambda kind, image, weight, ends, model: Control(kind, image, weight, min(ends), max(ends), model),
+    st.sampled_from(CONTROLS),
+    hashes,
+    st.floats(0, 2),
+    st.tuples(shares, shares),
+    texts,
+)
 recipes = st.builds(
     Recipe,
     kind=st.sampled_from(KINDS),
@@ -39,6 +59,14 @@ recipes = st.builds(
     fill=st.sampled_from(FILLS),
     loras=st.lists(st.builds(Lora, names, st.floats(-2, 2)), max_size=4).map(tuple),
     clip_skip=st.just(UNSET) | st.integers(1, 12),
+    controls=st.lists(controls, max_size=3).map(tuple),
+    tile=st.sampled_from(TILINGS),
+    variation=shares,
+    variation_seed=st.integers(0, MAX_SEED),
+    upscaler=texts,
+    target_width=st.integers(1, 8192),
+    target_height=st.integers(1, 8192),
+    map=st.sampled_from(CONTROL_MAPS),
 )
 
 
@@ -124,3 +152,26 @@ def test_any_strength_above_zero_runs_at_least_one_step(steps: int, strength: fl
     total, start = steps_plan(steps, strength, minimum)
     assert 0 <= start <= total <= 1000
     assert (total - start >= 1) == (strength > 0)
+
+
+def test_kinds_ask_for_what_they_need() -> None:
+    image = {"image": "0" * 32}
+    for lacking in ({"kind": "upscale", **image}, {"kind": "preprocess", **image}, {"kind": "upscale"}):
+        with pytest.raises(WireError) as error:
+            Recipe.from_json({"width": 8, "height": 8, **lacking})
+        assert error.value.code is Code.BAD_REQUEST
+    control = {"type": "canny", "image": "0" * 32, "start": 0.5, "end": 0.25}
+    with pytest.raises(WireError, match="before it starts"):
+        Recipe.from_json({"width": 8, "height": 8, "controls": [control]})
+
+
+def test_pictures_of_control_layers_are_inputs_of_the_recipe() -> None:
+    recipe = Recipe(image="0" * 32, controls=(Control("canny", "1" * 32), Control("depth", "0" * 32)))
+    assert recipe.blobs() == ("0" * 32, "1" * 32)
+
+
+def test_a_live_recipe_needs_no_picture() -> None:
+    data = {"kind": "img2img", "width": 8, "height": 8}
+    assert Recipe.from_json(data, live=True).image is None
+    with pytest.raises(WireError):
+        Recipe.from_json(data)
