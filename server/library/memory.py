@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Would a job fit, and how: an estimate of the peak memory from sizes alone, and the rung of the ladder it needs.
+
+Weights come from safetensors headers, activations from numbers per latent cell and per pixel that were traced on
+full-size models without values (tests/engine/test_memory.py does it again). No torch: the front answers before a
+model is loaded, and the worker decides by the same function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from krita_sd.wire.errors import WireError
+
+from .header import read_header
+
+RUNGS = ("full", "encoders", "model", "groups", "tiled", "fp8")
+"""The ladder, each with all above it. full: everything on the device. encoders: text encoders leave after the prompt is
+read. model: one part at a time. groups: the denoiser a block at a time. tiled: the autoencoder by tiles. fp8: the
+denoiser stored in 8 bits."""
+
+CELL_ELEMENTS = {"sd1": 8400, "sd2": 8400, "sdxl": 5100}
+"""Numbers alive at the peak of one UNet call, per latent cell and picture of the batch."""
+
+TRANSFORMER_ELEMENTS = 26_000
+"""The same for the transformers (SD3, Flux, ...), per cell of 8 x 8 pixels, text tokens included from 512^2 on."""
+
+DECODE_ELEMENTS = 780
+"""Numbers alive at the peak of the autoencoder, per pixel; encoding needs less."""
+
+TILE_SIDE = 512
+WORKSPACE = 1.35
+"""Share that libraries take beside the tensors themselves (convolution workspaces, fragmentation)."""
+
+BASE = 300 * 1024**2
+"""Bytes of a started device: kernels, handles, allocator."""
+
+_ENCODERS = ("text_encoder", "text_encoders", "cond_stage_model", "conditioner", "image_encoder")
+_AUTOENCODERS = ("vae", "first_stage_model", "taesd")
+_IGNORED = ("model_ema.", "safety_checker")
+
+_SAYS = {
+    "full": "Fits: needs about {needed} of {free} free.",
+    "encoders": "Fits when the text encoders wait outside: needs about {needed} of {free} free.",
+    "model": "Will offload (a part at a time, slower): needs about {needed} of {free} free.",
+    "groups": "Will offload (a block at a time, much slower): needs about {needed} of {free} free.",
+    "tiled": "Will offload and decode by tiles (much slower): needs about {needed} of {free} free.",
+    "fp8": "Will offload in 8 bits (much slower, a little coarser): needs about {needed} of {free} free.",
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How many numbers each part of a model has (not bytes: the device's precision decides those)."""
+
+    denoiser: int
+    encoders: int
+    autoencoder: int
+
+    @property
+    def all(self) -> int:
+        return self.denoiser + self.encoders + self.autoencoder
+
+
+@dataclass(frozen=True)
+class Load:
+    """One job as memory sees it. width, height: render size in pixels. pair: guidance runs two at once. itemsize:
+    bytes per number. extra: bytes of what is loaded beside the model (control models)."""
+
+    family: str
+    weights: Weights
+    width: int
+    height: int
+    pair: bool = True
+    itemsize: int = 2
+    extra: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """verdict: fits | offloads | too_big | unknown. rung: where to start. needed, free: bytes."""
+
+    verdict: str
+    rung: str
+    needed: int
+    free: int
+    text: str
+
+
+def weights_of(path: Path) -> Weights:
+    """Out of the headers of a single file or a diffusers folder. Raises WireError(model_corrupt, model_missing)."""
+    counts = {"denoiser": 0, "encoders": 0, "autoencoder": 0}
+    for file, folder in _files(path):
+        for name, shape in read_header(file).shapes.items():
+            home = folder or name
+            # Names without a dot are tables of the schedule, not weights.
+            if "." in name and not name.startswith(_IGNORED) and not home.startswith(_IGNORED):
+                counts[_part(home)] += math.prod(shape)
+    return Weights(**counts)
+
+
+def _files(path: Path) -> Iterable[tuple[Path, str]]:
+    if path.is_file():
+        return [(path, "")]
+    seen: dict[str, list[Path]] = {}
+    for file in sorted(path.glob("*/*.safetensors")):
+        if file.parent.name not in ("lora", "controlnet"):
+            seen.setdefault(file.parent.name, []).append(file)
+    # A folder may hold the same weights in two precisions ("x.safetensors" and "x.fp16.safetensors").
+    return [
+        (file, folder)
+        for folder, files in seen.items()
+        for file in files
+        if len(files) == 1 or ".fp16." not in file.name or all(".fp16." in other.name for other in files)
+    ]
+
+
+def _part(home: str) -> str:
+    if home.startswith(_ENCODERS):
+        return "encoders"
+    return "autoencoder" if home.startswith(_AUTOENCODERS) else "denoiser"
+
+
+def peak(load: Load, rung: str) -> int:
+    """Bytes that the device needs at once on that rung."""
+    step = RUNGS.index(rung)
+    weights, size = load.weights, load.itemsize
+    denoising = _denoising(load)
+    decoding = _decoding(load, step >= RUNGS.index("tiled"))
+    denoiser, encoders, autoencoder = (size * n for n in (weights.denoiser, weights.encoders, weights.autoencoder))
+    if step == 0:
+        most = denoiser + encoders + autoencoder + max(denoising, decoding)
+    elif step == 1:
+        most = max(encoders + autoencoder, denoiser + autoencoder + max(denoising, decoding))
+    else:
+        share = {2: 1.0, 3: 0.12, 4: 0.12, 5: 0.06}[step]  # a few of the blocks at a time
+        most = max(encoders * min(1.0, 2 * share), denoiser * share + denoising, autoencoder + decoding)
+    return int(most) + BASE
+
+
+def judge(load: Load, free: int, offloading: bool = True) -> Verdict:
+    """The first rung that fits into `free` bytes (0: not known). Without `offloading` (the processor: weights are in
+    main memory anyway) only "full" and "tiled" make sense."""
+    rungs = RUNGS if offloading else ("full", "tiled")
+    needed = peak(load, rungs[0])
+    if free <= 0:
+        return Verdict("unknown", rungs[0], needed, 0, f"Needs about {_size(needed)}.")
+    for rung in rungs:
+        needed = peak(load, rung) if offloading else _on_processor(load, rung)
+        if needed <= free:
+            text = _SAYS["full" if rung == "full" or not offloading else rung]
+            kind = "fits" if rung in ("full", "encoders") or not offloading else "offloads"
+            return Verdict(kind, rung, needed, free, text.format(needed=_size(needed), free=_size(free)))
+    text = (
+        f"Too big: needs about {_size(needed)}, and {_size(free)} are free. "
+        "Choose a smaller region or model, or close other programs."
+    )
+    return Verdict("too_big", rungs[-1], needed, free, text)
+
+
+def _on_processor(load: Load, rung: str) -> int:
+    # All weights stay where they are; only the autoencoder's pixels shrink.
+    working = max(_denoising(load), _decoding(load, tiled=rung == "tiled"))
+    return int(load.itemsize * load.weights.all + working) + BASE
+
+
+def _denoising(load: Load) -> float:
+    per_cell = CELL_ELEMENTS.get(load.family, TRANSFORMER_ELEMENTS)
+    cells = load.width * load.height / 64 * (2 if load.pair else 1)
+    return WORKSPACE * load.itemsize * per_cell * cells + load.extra
+
+
+def _decoding(load: Load, tiled: bool) -> float:
+    pixels = load.width * load.height
+    return WORKSPACE * load.itemsize * DECODE_ELEMENTS * (min(pixels, TILE_SIDE**2) if tiled else pixels)
+
+
+def next_rung(rung: str, offloading: bool = True) -> str | None:
+    """One step down the ladder; None at its foot."""
+    rungs = RUNGS if offloading else ("full", "tiled")
+    at = rungs.index(rung) + 1 if rung in rungs else len(rungs)
+    return rungs[at] if at < len(rungs) else None
+
+
+def estimate(
+    path: Path, family: str, width: int, height: int, *, pair: bool, itemsize: int, free: int, offloading: bool
+) -> Verdict:
+    """`judge` for the model at `path`; `unknown` with a sentence when its headers cannot be read."""
+    try:
+        weights = weights_of(path)
+    except WireError as error:
+        return Verdict("unknown", "full", 0, free, str(error))
+    return judge(Load(family, weights, width, height, pair, itemsize), free, offloading)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024**3:.1f} GB" if count >= 1024**3 // 10 * 9 else f"{count / 1024**2:.0f} MB"
