@@ -10,7 +10,7 @@ from typing import Any
 from krita import DockWidget, DockWidgetFactory, DockWidgetFactoryBase, Extension
 
 from krita_sd.actions import Actions
-from krita_sd.canvas import watch
+from krita_sd.canvas import host, watch
 from krita_sd.canvas.guard import Guard
 from krita_sd.dock.panel import Panel
 from krita_sd.qt import Qt, QtCore, QtWidgets, tr
@@ -86,11 +86,14 @@ class Docker(DockWidget):
         self._panel = Panel(self._actions)
         self.setWidget(self._panel)
         self._actions.changed.connect(self._draw)
+        # `install.py --open` asks for it once, also from a painter who has closed the docker.
+        self._to_show = os.environ.pop("KRITA_SD_SHOW", None) is not None or not self._actions.settings.seen
         self._draw()
-        QtCore.QTimer.singleShot(0, self._first_time)
 
     def canvasChanged(self, canvas: Any) -> None:  # noqa: N802
         self._actions.document_changed()
+        if self._to_show:
+            QtCore.QTimer.singleShot(0, self._first_time)
 
     def showEvent(self, event: Any) -> None:  # noqa: N802
         super().showEvent(event)
@@ -99,17 +102,17 @@ class Docker(DockWidget):
 
     def _first_time(self) -> None:
         try:
-            # `install.py --open` asks for it once, also from a painter who has closed the docker.
-            asked = os.environ.pop("KRITA_SD_SHOW", None)
-            if asked or not self._actions.settings.seen:
+            # Before the first document Krita 6.0 shows none of the dockers that this one belongs to.
+            if self._to_show and host.krita().activeDocument() is not None:
+                self._to_show = False
                 self._actions.change(seen=True)
                 self.come_forward()
         except Exception:  # a docker in a plain place is better than Krita's error dialog
             log.exception("first time")
 
     def come_forward(self) -> None:
-        """On the first run: into the tabs of the brush presets, in front. Krita 5.3 and later start it hidden, and
-        as one more row in the column it would squeeze the others."""
+        """On the first run: into the tabs of the brush presets, in front. As one more row in the column it would
+        squeeze the others."""
         main = self.parentWidget()
         presets = main.findChild(QtWidgets.QDockWidget, "PresetDocker") if main is not None else None
         if presets is not None and not self.isFloating() and presets.isVisible():

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from tests.krita.driver import Hand
+from tests.krita.room import Room
 from tests.krita.session import Session, install_plugin, install_plugin_alone, need_programs
+
+
+if Room.chosen().root is not None:
+    # tmp_path must be a folder that Krita sees too.
+    Room.chosen().prepare()
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(Room.chosen().files))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

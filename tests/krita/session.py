@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -23,14 +21,19 @@ import pytest
 
 from server.setup import plugin
 from server.setup.krita_places import Place
+from tests.krita.room import ROOT, STARTER, Room, Starter, spawn, stop
 
-ROOT = Path(__file__).resolve().parents[2]
 CONTROL = Path(__file__).resolve().parent / "control"
 OUTPUT = ROOT / "tests" / "output"
 PROGRAMS = ("krita", "Xvfb", "openbox", "xdotool", "import")
 START_TIMEOUT = 90.0  # seconds; a first start with an empty data folder takes 13 to 50
 CALL_TIMEOUT = 20.0
 SCREEN = "1440x1080x24"
+CANVAS = os.environ.get("KRITA_SD_CANVAS", "raster")
+"""raster, or gl: what Krita takes by itself on a machine with OpenGL, here Mesa's on the CPU."""
+
+# Qt Quick must not want the OpenGL that it is denied: Krita 6.0 paints its whole window black then.
+WITHOUT_GL = {"QT_XCB_GL_INTEGRATION": "none", "QT_QUICK_BACKEND": "software"}
 
 KRITARC = """CreateBackupFile=false
 AutoSaveInterval=0
@@ -61,51 +64,31 @@ class Failure(AssertionError):
 
 def need_programs() -> None:
     """Skip where Krita is not installed; fail where the suite was promised one (`install.py --test`, CI)."""
-    missing = ", ".join(name for name in PROGRAMS if shutil.which(name) is None)
+    room = Room.chosen()
+    wanted = [name for name in PROGRAMS if name != "krita" or room.root is None]
+    missing = ", ".join(name for name in wanted if shutil.which(name) is None)
+    if room.root is not None and not room.binary.exists():
+        pytest.fail(f"there is no Krita in {room.root}; make_krita.py makes one")
     if missing and os.environ.get("KRITA_SD_REQUIRE_KRITA"):
         pytest.fail(f"not installed: {missing}")
     if missing:
         pytest.skip(f"not installed: {missing}")
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL("libc.so.6", use_errno=True).prctl(1, signal.SIGKILL)
-
-
-def _spawn(args: list[str], env: dict[str, str], log: Path, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            args,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-            pass_fds=pass_fds,
-        )
-
-
-def _stop(process: subprocess.Popen[bytes] | None, sig: int = signal.SIGTERM, timeout: float = 5.0) -> None:
-    if process is None or process.poll() is not None:
-        return
-    process.send_signal(sig)
-    try:
-        process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 class Session:
     """One Krita with its X server and window manager. Use as a context manager.
 
     install: called with the folder that contains `pykrita/` before Krita starts; installs the plugin under test.
-    env: additional variables for Krita (and so for the server it starts).
+    env: additional variables for Krita (and so for the server it starts). A path in them is one that Krita can see:
+    below `files`, or anywhere when the room is the whole machine.
     """
 
     def __init__(self, install: Callable[[Path], None] | None = None, env: dict[str, str] | None = None) -> None:
-        self.work = Path(tempfile.mkdtemp(prefix="ksd-"))  # short: a socket path has 107 characters
+        self.room = Room.chosen()
+        self.room.prepare()
+        # Short: a socket path has 107 characters.
+        self.work = Path(tempfile.mkdtemp(prefix="ksd-", dir=self.room.files))
+        self.starter: Starter | None = None
         self._install = install
         self._extra = env or {}
         self._socket: socket.socket | None = None
@@ -154,13 +137,14 @@ class Session:
             self._install(self.resources)
         off = "".join(f"enable_{name}=false\n" for name in BUNDLED.split())
         (self.work / "config" / "kritarc").write_text(KRITARC.format(disabled=off))
-        (self.work / "config" / "kritadisplayrc").write_text("[General]\nOpenGLRenderer=none\n")
+        if CANVAS != "gl":
+            (self.work / "config" / "kritadisplayrc").write_text("[General]\nOpenGLRenderer=none\n")
 
     def _start_x(self) -> None:
         read, write = os.pipe()
         base = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(self.work / "home")}
         args = ["Xvfb", "-displayfd", str(write), "-screen", "0", SCREEN, "-nolisten", "tcp", "-noreset"]
-        self.xvfb = _spawn(args, base, self.work / "xvfb.log", (write,))
+        self.xvfb = spawn(args, base, self.work / "xvfb.log", (write,))
         os.close(write)
         number = b""
         while not number.endswith(b"\n"):  # number and newline come in two writes
@@ -178,18 +162,21 @@ class Session:
             "XDG_STATE_HOME": str(self.state),
             "XDG_RUNTIME_DIR": str(self.work / "run"),
             "TMPDIR": str(self.work / "tmp"),
-            "QT_XCB_GL_INTEGRATION": "none",
+            **({} if CANVAS == "gl" else WITHOUT_GL),
             "NO_AT_BRIDGE": "1",
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
             "KRITA_TEST_SOCKET": str(self.work / "run" / "test.sock"),
+            STARTER: str(self.work / "run" / "start.sock"),
             **self._extra,
         }
-        self.openbox = _spawn(["openbox", "--sm-disable"], self.env, self.work / "openbox.log")
+        if self.room.root is not None:
+            self.starter = Starter(Path(self.env[STARTER]))
+        self.openbox = spawn(["openbox", "--sm-disable"], self.env, self.work / "openbox.log")
 
     def _start_krita(self) -> None:
-        self.krita = _spawn(["krita", "--nosplash"], self.env, self.work / "krita.log")
+        self.krita = self.room.spawn(["krita", "--nosplash"], self.env, self.work / "krita.log")
         path = self.env["KRITA_TEST_SOCKET"]
         deadline = time.monotonic() + START_TIMEOUT
         while True:
@@ -222,8 +209,10 @@ class Session:
                 self.krita.wait()
         if self._socket is not None:
             self._socket.close()
-        _stop(self.openbox)
-        _stop(self.xvfb)
+        stop(self.openbox)
+        stop(self.xvfb)
+        if self.starter is not None:
+            self.starter.close()
         shutil.rmtree(self.work, ignore_errors=True)
 
     # --- conversation -------------------------------------------------------------------------------------------
@@ -270,7 +259,7 @@ class Session:
         """Poll every 30 ms until the expression is true; its value."""
         deadline = time.monotonic() + timeout
         while True:
-            value = self.eval(condition)
+            value = self.eval(condition, max(CALL_TIMEOUT, timeout))
             if value:
                 return value
             if time.monotonic() > deadline:
@@ -279,7 +268,8 @@ class Session:
 
     def open_file(self, path: Path) -> None:
         """Open a file as a double click in a file manager would: a second Krita hands it over to the first."""
-        subprocess.run(["krita", "--nosplash", str(path)], env=self.env, check=True, timeout=60, capture_output=True)
+        command, enter = ["krita", "--nosplash", str(path)], self.room.enter
+        subprocess.run(command, env=self.env, check=True, timeout=60, capture_output=True, preexec_fn=enter)
         self.wait(f"K.activeDocument() is not None and K.activeDocument().fileName() == {str(path)!r} and idle()", 30)
 
     # --- evidence -----------------------------------------------------------------------------------------------
@@ -323,16 +313,10 @@ def _cache_folder() -> Path:
     return folder
 
 
-def _krita_key() -> str:
-    binary = Path(shutil.which("krita") or "krita").resolve()
-    stat = binary.stat()
-    return hashlib.blake2b(f"{binary}:{stat.st_size}:{stat.st_mtime_ns}".encode(), digest_size=8).hexdigest()
-
-
 def _template() -> Path:
     """A data folder with Krita's resource database already built: a first start costs 13 to 50 seconds, a copy none."""
     folder = _cache_folder()
-    target = folder / f"data-{_krita_key()}"
+    target = folder / f"data-{Room.chosen().key()}"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
