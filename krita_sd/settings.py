@@ -78,6 +78,7 @@ class Settings:
     exact_mask: bool = False
     fill: str = "neutral"
     options_open: bool = False
+    workspace: str = "generate"
     seen: bool = False
     models: dict[str, ModelParams] = field(default_factory=dict)
 
@@ -126,6 +127,7 @@ class Settings:
             exact_mask=read.flag("exact_mask", False),
             fill=read.choice("fill", FILLS, "neutral"),
             options_open=read.flag("options_open", False),
+            workspace=read.text("workspace", MAX_NAME, "generate"),
             seen=read.flag("seen", False),
             models={str(key): ModelParams.read(value) for key, value in list(models.items())[-MAX_MODELS:]},
         )

@@ -59,6 +59,7 @@ def inside() -> dict[str, Any]:
         progress_text="50 %",
         models=(view.ModelChoice("", "Default"), view.ModelChoice("b", "Bad", "It is not safe to load.")),
     )
+    page, strip = panel.workspaces["generate"], panel.workspaces["generate"].results.strip
     panel.show_view(shown, Settings(prompt="<i>x</i>", options_open=True))
     panel.show()
     application.processEvents()
@@ -74,21 +75,21 @@ def inside() -> dict[str, Any]:
     press.keyClicks(panel.prompt, "hi")
     out["typed"] = actions.take()[-1]
     for code in (key.Key_Right, key.Key_Space, key.Key_Return, key.Key_Delete, key.Key_Escape):
-        press.keyClick(panel.results, code)
+        press.keyClick(strip, code)
     out["strip keys"] = actions.take()
-    for button in (panel.generate, panel.keep, panel.cancel, panel.apply, panel.discard):
+    for button in (page.generate, page.keep, page.cancel, page.results.apply, page.results.discard):
         press.mouseClick(button, Qt.MouseButton.LeftButton)
-    press.keyClick(panel.generate, key.Key_Escape)
+    press.keyClick(page.generate, key.Key_Escape)
     out["buttons"] = actions.take()
-    panel.options.seed.setText("")
-    press.keyClicks(panel.options.seed, str(2**63 - 1))
+    page.options.seed.setText("")
+    press.keyClicks(page.options.seed, str(2**63 - 1))
     out["seed"] = actions.take()[-1]
-    panel.options.guidance.setValue(0.0)
-    panel.options.feather.setValue(0)
-    panel.strength.setValue(0)
+    page.options.guidance.setValue(0.0)
+    page.options.feather.setValue(0)
+    page.strength.setValue(0)
     out["zeros"] = actions.take()
-    panel.options.server.setText("ws://other:1/v1")
-    panel.options.server.editingFinished.emit()
+    page.options.server.setText("ws://other:1/v1")
+    page.options.server.editingFinished.emit()
     out["server"] = actions.take()
     fields = panel.findChildren(QtWidgets.QWidget)
     ours = [field for field in fields if field.objectName().startswith("krita_sd_")]
@@ -97,9 +98,9 @@ def inside() -> dict[str, Any]:
     ]
     names = [field.objectName() for field in ours]
     out["doubled"] = sorted({name for name in names if names.count(name) > 1})
-    formats = (panel.status.textFormat(), panel.note.textFormat())
+    formats = (panel.status.textFormat(), page.note.textFormat())
     out["plain"] = all(text == Qt.TextFormat.PlainText for text in formats)
-    out["bad model"] = panel.model.model().item(1).isEnabled()
+    out["bad model"] = panel.asking.model.model().item(1).isEnabled()
     return out
 
 

@@ -33,7 +33,7 @@ RULES = [
     Rule("krita_sd", ("server", "tests", "install")),
     # dock -> actions -> {canvas, jobs, link}; the three meet nowhere but in actions.
     Rule("krita_sd/dock", ("krita_sd.canvas", "krita_sd.link")),
-    Rule("krita_sd/actions.py", ("krita_sd.dock",)),
+    Rule("krita_sd/actions", ("krita_sd.dock",)),
     Rule("krita_sd/canvas", ("krita_sd.dock", "krita_sd.actions", "krita_sd.jobs", "krita_sd.link")),
     Rule("krita_sd/jobs.py", ("krita_sd.dock", "krita_sd.actions", "krita_sd.canvas", "krita_sd.link")),
     Rule("krita_sd/link.py", ("krita_sd.dock", "krita_sd.actions", "krita_sd.canvas", "krita_sd.jobs")),

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a button or shortcut does: the one place where dock, jobs, canvas and link meet, in parts by reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from krita_sd import job_events as ev
+from krita_sd.actions.connection import Connection
+from krita_sd.actions.core import Core
+from krita_sd.actions.generating import Generating
+from krita_sd.actions.results import Results, with_thumbnail
+from krita_sd.guarded import guarded
+from krita_sd.qt import QtCore, Signal
+from krita_sd.translate import job_event
+from krita_sd.wire import client
+
+
+class Actions(Core):
+    """All that the dockers of this Krita share: the parts, and the names by which buttons and shortcuts call them."""
+
+    _arrived = Signal(object)
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        # Queued by Qt: emitted in the link's thread, received in the GUI's.
+        self._arrived.connect(self._receive, QtCore.Qt.ConnectionType.QueuedConnection)
+        self.server = Connection(self, self._emit)
+        self.results = Results(self, self._arrived.emit)
+        self.generating = Generating(self, self.server, self.results.stage)
+        self.parts = [self.server, self.results, self.generating]
+        self.generate, self.cancel, self.keep = (
+            self.generating.generate,
+            self.generating.cancel,
+            self.generating.keep,
+        )
+        self.apply, self.discard, self.pick = self.results.apply, self.results.discard, self.results.pick
+        self.toggle_shown, self.thumbnail = self.results.toggle_shown, self.results.thumbnail
+        self.next_result, self.previous_result = self.results.next_result, self.results.previous_result
+        self.rescan = self.server.rescan
+        self._refresh()
+
+    @guarded
+    def focus_prompt(self) -> None:
+        """Put the keyboard into the prompt of the first docker."""
+        for docker in self.dockers():
+            docker.focus_prompt()
+            return
+
+    def perform(self, effect: ev.Effect) -> None:
+        self.results.perform(effect)
+
+    def before_look(self) -> None:
+        self.results.forget_closed()
+
+    def _emit(self, event: Any) -> None:
+        """In the link's thread: codecs here, then over to the GUI thread."""
+        self._arrived.emit(with_thumbnail(event) if isinstance(event, client.ResultReady) else event)
+
+    @guarded
+    def _receive(self, event: Any) -> None:
+        for part in self.parts:
+            part.received(event)
+        fed = job_event(event)
+        if fed is not None:
+            self.feed(fed)
+        self.redraw()

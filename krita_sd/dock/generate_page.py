@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Generate workspace: how much may change, the button, progress, results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from krita_sd.dock import buttons
+from krita_sd.dock.options import Options
+from krita_sd.dock.results_section import ResultsSection
+from krita_sd.dock.sentence import Sentence
+from krita_sd.qt import Qt, QtWidgets, tr
+from krita_sd.settings import Settings
+from krita_sd.view import View
+
+_LABELS = ("Generate", "Refine", "Refine selection", "Fill", "Expand")
+
+
+class GeneratePage(QtWidgets.QWidget):
+    """`actions` offers: generate, cancel, keep, change, change_params, and what the results need."""
+
+    def __init__(self, actions: Any) -> None:
+        super().__init__()
+        self.setObjectName("krita_sd_generate_area")
+        self._actions = actions
+        column = QtWidgets.QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        column.addLayout(self._strength_row())
+        column.addLayout(self._note_row())
+        self.options = Options(actions.change, actions.change_params)
+        column.addWidget(self.options, 3)
+        column.addLayout(self._button_row())
+        column.addLayout(self._progress_row())
+        self.results = ResultsSection(actions)
+        column.addWidget(self.results)
+        column.addStretch(0)
+
+    def _strength_row(self) -> Any:
+        row = QtWidgets.QHBoxLayout()
+        tip = tr("How much may change. 100 % makes a new picture; less starts from what is there.")
+        self.strength = QtWidgets.QSlider(Qt.Orientation.Horizontal)
+        self.strength.setObjectName("krita_sd_strength")
+        self.strength.setRange(0, 100)
+        self.strength.setPageStep(10)
+        self.strength_box = QtWidgets.QSpinBox()
+        self.strength_box.setObjectName("krita_sd_strength_value")
+        self.strength_box.setRange(0, 100)
+        self.strength_box.setSuffix(" %")
+        for widget in (self.strength, self.strength_box):
+            widget.setAccessibleName(tr("Strength"))
+            widget.setToolTip(tip)
+            widget.valueChanged.connect(lambda value: self._actions.change(strength=value / 100))
+        label = QtWidgets.QLabel(tr("Strength"))
+        label.setBuddy(self.strength)
+        self.gear = buttons.tool("options", "⚙", tr("Steps, guidance, sampler, seed, selection"), "configure")
+        self.gear.setCheckable(True)
+        self.gear.clicked.connect(lambda checked: self._actions.change(options_open=checked))
+        row.addWidget(label)
+        row.addWidget(self.strength, 1)
+        row.addWidget(self.strength_box)
+        row.addWidget(self.gear)
+        return row
+
+    def _note_row(self) -> Any:
+        row = QtWidgets.QHBoxLayout()
+        self.steps_label = Sentence("krita_sd_steps_label", tr("Steps that will run"), wrap=False)
+        self.steps_label.setSizePolicy(QtWidgets.QSizePolicy.Policy.Fixed, QtWidgets.QSizePolicy.Policy.Fixed)
+        self.note = Sentence("krita_sd_note", tr("Note"), wrap=False)
+        row.addWidget(self.steps_label)
+        row.addWidget(self.note, 1)
+        return row
+
+    def _button_row(self) -> Any:
+        row = QtWidgets.QHBoxLayout()
+        actions = self._actions
+        self.generate = buttons.push("generate", tr("Generate"), "", actions.generate)
+        bold = self.generate.font()
+        bold.setBold(True)
+        self.generate.setFont(bold)
+        self.cancel = buttons.push("cancel", tr("Cancel"), tr("Stop without a trace (Esc)"), actions.cancel)
+        row.addWidget(self.generate, 2)
+        row.addWidget(self.cancel, 1)
+        return row
+
+    def _progress_row(self) -> Any:
+        row = QtWidgets.QHBoxLayout()
+        self.progress = QtWidgets.QProgressBar()
+        self.progress.setObjectName("krita_sd_progress")
+        self.progress.setAccessibleName(tr("Progress"))
+        self.progress.setMinimumWidth(60)
+        tip = tr("Stop here and keep what you see")
+        self.keep = buttons.push("keep", tr("Stop and keep"), tip, self._actions.keep)
+        row.addWidget(self.progress, 2)
+        row.addWidget(self.keep, 1)
+        return row
+
+    def show_view(self, view: View, settings: Settings) -> None:
+        """Draw; widgets that already show the right thing are not touched."""
+        self.note.say(view.note)
+        percent = round(settings.strength * 100)
+        for widget in (self.strength, self.strength_box):
+            if widget.value() != percent:
+                widget.blockSignals(True)
+                widget.setValue(percent)
+                widget.blockSignals(False)
+        self.steps_label.say(view.steps_text)
+        self.gear.setChecked(settings.options_open)
+        self.options.setVisible(settings.options_open)
+        self.options.render_settings(settings, view)
+        self._render_job(view)
+        self.results.show_view(view, settings)
+
+    def _render_job(self, view: View) -> None:
+        text = tr(view.button)
+        if self.generate.text() != text:
+            self.generate.setText(text)
+            self.generate.setAccessibleName(text)
+        self.generate.setEnabled(view.can_generate)
+        self.generate.setToolTip(view.button_tip or tr("Shift+Enter in the prompt"))
+        self.cancel.setEnabled(view.can_cancel)
+        self.keep.setEnabled(view.can_keep)
+        busy = view.progress is None or view.progress >= 0
+        # An indeterminate bar has no text in most styles, and the name of the phase says more than a moving bar.
+        self.progress.setRange(0, 1000)
+        self.progress.setValue(round(1000 * view.progress) if view.progress is not None and busy else 0)
+        self.progress.setFormat(view.progress_text.replace("%", "%%"))
+        self.progress.setTextVisible(bool(view.progress_text))
+        self.progress.setAccessibleDescription(view.progress_text)
