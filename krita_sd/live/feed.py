@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From what was read to what is sent: compares, cuts tiles and hashes masks. Lives in the link thread; Qt-free.
+
+Only one session is open at a time. What a look found leaves at once, without another turn through the GUI thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from krita_sd.geometry import Bounds
+from krita_sd.live.tiles import Mirror
+from krita_sd.wire.frames import Picture
+from krita_sd.wire.live import Live
+from krita_sd.wire.recipe import Recipe
+
+
+class Core(Protocol):
+    """The part of `wire.client.ClientCore` that this needs."""
+
+    def live(
+        self, request: Live, pictures: dict[str, Picture], width: int, height: int, tiles: Mapping[int, bytes]
+    ) -> None: ...
+
+    def live_stop(self, live: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for: `recipe` without the hashes of its pictures. `mask`: grey8 of the region, or None.
+
+    controls: one bgra8 picture per entry of `recipe.controls`, whose `image` is filled in here.
+    """
+
+    recipe: Recipe
+    mask: Picture | None = None
+    controls: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """Pixels that were read: `patches` of the region and full-width `rows` (y, bytes) as samples.
+
+    generation: of the request that follows if anything differs. always: it follows in any case.
+    """
+
+    live: str
+    generation: int
+    patches: tuple[tuple[Bounds, bytes], ...] = ()
+    rows: tuple[tuple[int, bytes], ...] = ()
+    always: bool = False
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request left. `changed`: rectangle of the region whose tiles went along; `at`: of a monotonic clock."""
+
+    live: str
+    generation: int
+    changed: Bounds
+    tiles: int
+    bytes: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """Nothing differed, so no request left under this number. It answers every look that sends nothing."""
+
+    live: str
+    generation: int
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A sampled row differs there, outside of what was read as a patch: rectangle of the region."""
+
+    live: str
+    box: Bounds
+
+
+@dataclass
+class _Open:
+    mirror: Mirror
+    wish: Wish
+    request: Recipe | None = None
+    pictures: dict[str, Picture] = field(default_factory=dict)
+
+
+class Feed:
+    """`emit` is told what became of every look."""
+
+    def __init__(self, core: Core, emit: Callable[[Any], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._core = core
+        self._emit = emit
+        self._clock = clock
+        self._live = ""
+        self._open: _Open | None = None
+
+    def open(self, live: str, width: int, height: int, wish: Wish) -> None:
+        """Another session; the one before is closed."""
+        self.close(self._live)
+        self._live, self._open = live, _Open(Mirror(width, height), wish)
+
+    def close(self, live: str) -> None:
+        """The session ends; late looks of it are ignored."""
+        if live and live == self._live:
+            self._core.live_stop(live)
+            self._live, self._open = "", None
+
+    def look(self, look: Look) -> None:
+        """Compare what was read; send what changed."""
+        here = self._open
+        if here is None or look.live != self._live:
+            return
+        suspects = here.mirror.suspects(look.rows)
+        for box, data in look.patches:
+            suspects -= here.mirror.write(box, data)
+        # A row that was sampled inside of a patch is known by now.
+        left = here.mirror.suspects(look.rows) if suspects and look.patches else suspects
+        if left:
+            self._emit(Suspect(look.live, here.mirror.box_of(left)))
+        if here.mirror.complete and (look.always or here.mirror.dirty):
+            self._send(here, look.generation)
+        else:
+            self._emit(Unchanged(look.live, look.generation))
+
+    def ask(self, live: str, generation: int, wish: Wish, whole: bool = False) -> None:
+        """Request with another wish; `whole`: with every tile. Before the region was read once, only remembered."""
+        here = self._open
+        if here is None or live != self._live:
+            return
+        if wish != here.wish:
+            here.wish, here.request = wish, None
+        if whole:
+            here.mirror.mark_all()
+        if here.mirror.complete:
+            self._send(here, generation)
+        else:
+            self._emit(Unchanged(live, generation))
+
+    def _send(self, here: _Open, generation: int) -> None:
+        if here.request is None:
+            here.request, here.pictures = _named(here.wish)
+        changed = here.mirror.box_of(here.mirror.dirty)
+        tiles = here.mirror.take()
+        # The core numbers the versions of the canvas itself.
+        request = Live(self._live, generation, 0, here.request)
+        self._core.live(request, here.pictures, here.mirror.width, here.mirror.height, tiles)
+        size = sum(map(len, tiles.values()))
+        self._emit(Sent(self._live, generation, changed, len(tiles), size, self._clock()))
+
+
+def _named(wish: Wish) -> tuple[Recipe, dict[str, Picture]]:
+    """The recipe with the hashes of its pictures, and these by hash."""
+    pictures: dict[str, Picture] = {}
+
+    def name(picture: Picture) -> str:
+        digest = picture.hash
+        pictures[digest] = picture
+        return digest
+
+    recipe = wish.recipe
+    if wish.mask is not None:
+        recipe = recipe.replace(mask=name(wish.mask))
+    if wish.controls:
+        named = (replace(entry, image=name(picture)) for entry, picture in zip(recipe.controls, wish.controls))
+        recipe = recipe.replace(controls=tuple(named))
+    return recipe, pictures
