@@ -14,7 +14,6 @@ from tests.krita.driver import Hand
 from tests.krita.room import Room
 from tests.krita.session import Session, install_plugin, install_plugin_alone, need_programs
 
-
 if Room.chosen().root is not None:
     # tmp_path must be a folder that Krita sees too.
     Room.chosen().prepare()
