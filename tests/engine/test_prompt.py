@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Prompts: the tokenizer, A1111's attention syntax, long prompts, clip skip."""
+"""Prompts in the engine: the tokenizer, weights, long prompts, clip skip."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from server.diffusion import Task, generate
-from server.diffusion.prompt import BREAK, parse_prompt
 from server.diffusion.text import encode_chunks, split_chunks
-from server.diffusion.tokenizer import clip_vocabulary, shipped_tokenizer
+from server.diffusion.tokenizer import shipped_tokenizer
+from server.prompt import parse_attention
+from server.prompt.vocabulary import clip_vocabulary
 from tests.engine.conftest import Loaded
 
 TASK = Task(prompt="a cat", seed=1, total_steps=2, guidance=3.0, width=64, height=64)
@@ -32,46 +30,6 @@ def test_vocabulary_and_known_tokens() -> None:
     assert shipped_tokenizer("!").pad_token_id == 0
 
 
-def weights(prompt: str) -> list[tuple[str, float]]:
-    return [("BREAK" if text is BREAK else text, round(weight, 6)) for text, weight in parse_prompt(prompt)]
-
-
-@pytest.mark.parametrize(
-    ("prompt", "wanted"),
-    [
-        ("", [("", 1.0)]),
-        ("a cat", [("a cat", 1.0)]),
-        ("a (red) cat", [("a ", 1.0), ("red", 1.1), (" cat", 1.0)]),
-        ("((red))", [("red", 1.21)]),
-        ("[red]", [("red", round(1 / 1.1, 6))]),
-        ("[(red)]", [("red", 1.0)]),
-        ("(red:1.3) cat", [("red", 1.3), (" cat", 1.0)]),
-        ("(a (b:1.5) c:0.5)", [("a ", 0.5), ("b", 0.75), (" c", 0.5)]),
-        ("(red: .5)", [("red", 0.5)]),
-        ("(red:-1)", [("red", -1.0)]),
-        (r"a \(cat\) \[x\] \\", [("a (cat) [x] \\", 1.0)]),
-        ("one BREAK two", [("one ", 1.0), ("BREAK", 1.0), (" two", 1.0)]),
-        ("BREAKING Bad", [("BREAKING Bad", 1.0)]),
-        ("at 3:30 pm, 16:9, http://x", [("at 3:30 pm, 16:9, http://x", 1.0)]),
-        ("(open", [("open", 1.1)]),
-        ("close) here]", [("close) here]", 1.0)]),
-        ("(red:1e9)", [("red:1e9", 1.1)]),
-        ("(red:9999)", [("red", 10.0)]),
-        ("[red:1.5)", [("red:1.5)", round(1 / 1.1, 6))]),
-    ],
-)
-def test_attention_syntax(prompt: str, wanted: list[tuple[str, float]]) -> None:
-    assert weights(prompt) == wanted
-
-
-@given(st.text(alphabet="ab ()[]:\\.1-BREAK\n\x00", max_size=60))
-def test_any_text_is_read(prompt: str) -> None:
-    parts = parse_prompt(prompt)
-    assert parts and all(math.isfinite(weight) for _, weight in parts)
-    if not set(prompt) & set("()[]\\\x00") and "BREAK" not in prompt:
-        assert parts == [(prompt, 1.0)]
-
-
 def plain(model: Any, text: str) -> torch.Tensor:
     """What the diffusers pipelines do with a prompt."""
     ids = model.tokenizer(text, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
@@ -81,7 +39,7 @@ def plain(model: Any, text: str) -> torch.Tensor:
 
 def encode(model: Any, text: str, clip_skip: int = 0) -> torch.Tensor:
     with torch.inference_mode():
-        chunks = split_chunks(model.tokenizer, parse_prompt(text))
+        chunks = split_chunks(model.tokenizer, parse_attention(text))
         return encode_chunks(model.text_encoder, model.tokenizer, chunks, clip_skip)
 
 
