@@ -6,7 +6,6 @@ Files are untrusted: the size in the header is checked before anything is decode
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from pathlib import Path
@@ -17,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
 from krita_sd.geometry import Bounds, Extent
+from krita_sd.wire import parameters
 from krita_sd.wire.errors import Code, WireError, bad_request
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.limits import MAX_PICTURE, MAX_SIDE
 from krita_sd.wire.recipe import Recipe
-from krita_sd.wire.values import UNSET, dump
+from krita_sd.wire.values import dump
 
 Array = NDArray[np.uint8]
 
@@ -147,24 +147,4 @@ def write_png(file: Path, rgba: Array, texts: dict[str, str]) -> None:
 
 def texts_of(recipe: Recipe, model: str, more: dict[str, Any]) -> dict[str, str]:
     """The text chunks of a result: our recipe as JSON and AUTOMATIC1111's "parameters"."""
-    return {KEY: dump({"recipe": recipe.to_json(), **more}), "parameters": parameters_text(recipe, model)}
-
-
-def parameters_text(recipe: Recipe, model: str) -> str:
-    """AUTOMATIC1111's text: prompt, negative prompt, then one line of settings."""
-    lines = [recipe.prompt]
-    if recipe.negative:
-        lines.append(f"Negative prompt: {recipe.negative}")
-    settings: list[tuple[str, Any]] = [
-        ("Steps", recipe.steps),
-        ("Sampler", recipe.sampler),
-        ("CFG scale", f"{recipe.guidance:g}" if recipe.guidance is not UNSET else UNSET),
-        ("Seed", recipe.seed),
-        ("Size", f"{recipe.width}x{recipe.height}"),
-        ("Model", json.dumps(model, ensure_ascii=False) if set(model) & set(',:"\n') else model),
-        ("Denoising strength", UNSET if recipe.kind == "txt2img" else f"{recipe.strength:g}"),
-        ("Clip skip", recipe.clip_skip),
-        ("Version", "Krita SD"),
-    ]
-    lines.append(", ".join(f"{key}: {value}" for key, value in settings if value is not UNSET and value != ""))
-    return "\n".join(lines)
+    return {KEY: dump({"recipe": recipe.to_json(), **more}), "parameters": parameters.write(recipe, model)}
