@@ -40,6 +40,7 @@ from .messages import (
     Welcome,
     parse_from_server,
 )
+from .queries import MemoryEstimate, PromptReading, QueueOrder
 from .recipe import Recipe
 from .values import Fields
 from .version import VERSION
@@ -99,6 +100,13 @@ class JobLost(Event):
 class ModelsListed(Event):
     models: tuple[dict, ...]
     device: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answered(Event):
+    """The answer to an `ask`, or something that the server tells unasked (the queue's order)."""
+
+    message: Message
 
 
 @dataclass(frozen=True)
@@ -187,6 +195,12 @@ class ClientCore:
         """Ask for the models; answered by `ModelsListed`."""
         self._send(ListModels(rescan))
 
+    def ask(self, message: Message) -> None:
+        """Send a question or an order beside the jobs; answered by `Answered`. Without a connection it is dropped: the
+        answer would be about a time that is over."""
+        if self.welcome is not None:
+            self._send(message)
+
     def stored(self, seq: int) -> None:
         """The result `seq` is safe at the client: it may be acknowledged and will never be replayed."""
         self._unstored.discard(seq)
@@ -271,6 +285,8 @@ class ClientCore:
             return [ModelsListed(message.models, message.device)]
         if isinstance(message, Error):
             return self._receive_error(message.error)
+        if isinstance(message, (PromptReading, MemoryEstimate, QueueOrder)):
+            return [Answered(message)]
         return []
 
     def _receive_welcome(self, welcome: Welcome) -> list[Event]:

@@ -10,6 +10,7 @@ import pytest
 
 from krita_sd.wire import PROTOCOL
 from krita_sd.wire.client import (
+    Answered,
     ClientCore,
     Connected,
     Event,
@@ -33,6 +34,7 @@ from krita_sd.wire.messages import (
     Welcome,
     parse_from_client,
 )
+from krita_sd.wire.queries import PromptReading, ReadPrompt
 from krita_sd.wire.recipe import Recipe
 
 IMAGE = Picture("bgra8", 300, 300, bytes(range(250)) * 1440)
@@ -280,3 +282,16 @@ def test_random_drops_deliver_each_result_exactly_once(seed: int) -> None:
     core.connect()
     exchange(core, server)
     assert server.outbox == [] and core.last_seq == server.seq
+
+
+def test_questions_are_asked_while_connected_only_and_answers_are_passed_on() -> None:
+    core = ClientCore("session", "test")
+    question = ReadPrompt("1", "model", "a (cat:1.2)")
+    core.ask(question)
+    core.connect()
+    assert "hello" in str(core.outgoing()) and core.outgoing() is None
+    core.receive(Welcome(PROTOCOL, "1", "one", "session", 0, False, {}, ()).to_text())
+    core.ask(question)
+    assert parse_from_client(str(core.outgoing())) == question
+    answer = PromptReading("1", {"tokens": 2})
+    assert core.receive(answer.to_text()) == [Answered(answer)]
