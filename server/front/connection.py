@@ -33,6 +33,7 @@ from krita_sd.wire.messages import (
     choose_protocol,
     parse_from_client,
 )
+from krita_sd.wire.queries import Move
 from krita_sd.wire.version import VERSION
 
 from .hub import Hub
@@ -166,6 +167,8 @@ class Connection:
             scheduler.submit(session, message)
         elif isinstance(message, Cancel):
             scheduler.cancel(session, message.job)
+        elif isinstance(message, Move):
+            scheduler.move(session, message.job, message.before)
         elif isinstance(message, Finish):
             scheduler.finish(session, message.job)
         elif isinstance(message, Ack):

@@ -16,6 +16,9 @@ from krita_sd.wire.recipe import Recipe
 MAX_JOBS = 1000
 """Unfinished jobs of one session."""
 
+TOLD = 60
+"""Characters of a prompt in the welcome: it must stay one message also with as many jobs as there can be."""
+
 
 @dataclass
 class Job:
@@ -41,8 +44,11 @@ class Job:
     sampling_since: float = 0.0
 
     def describe(self) -> dict[str, object]:
-        """What welcome says about a job that is alive."""
-        return {"job": self.id, "state": self.state, "index": self.next_index, "count": self.count}
+        """What welcome says about a job that is alive: enough for a client that remembers nothing of it."""
+        told = {"job": self.id, "state": self.state, "index": self.next_index, "count": self.count}
+        recipe = self.recipe
+        seen = {"prompt": recipe.prompt[:TOLD], "seed": recipe.seed, "width": recipe.width, "height": recipe.height}
+        return {**told, **seen}
 
 
 class Queue:
@@ -82,6 +88,19 @@ class Queue:
             job.place = max(job.place, line[-1].place + 1.0) if line else job.place
             line.append(job)
         self._jobs[job.id] = job
+
+    def move(self, job: Job, before: Job | None) -> bool:
+        """Put a waiting job before another one of its session (behind it when that runs), or at the end; numbers the
+        places of the line anew. False when nothing changes."""
+        line = self._lines[job.session]
+        if job.unit or before is job or (before is not None and before.session != job.session):
+            return False
+        old = list(line)
+        line.remove(job)
+        line.insert(len(line) if before is None else line.index(before) + (1 if before.unit else 0), job)
+        for place, other in enumerate(line):
+            other.place = float(place)
+        return line != old
 
     def remove(self, job: Job) -> None:
         """Forget a job that has ended."""

@@ -19,6 +19,7 @@ from krita_sd.wire.client import with_seed
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.messages import PreviewWish, Progress, Submit
+from krita_sd.wire.queries import QueueOrder
 from krita_sd.wire.recipe import Recipe
 from krita_sd.wire.values import Fields
 from server.library import Library
@@ -98,6 +99,7 @@ class Scheduler:
             "insert or replace into jobs values (?,?,?,?,0)", (job.id, job.session, job.place, json.dumps(body))
         )
         session.push_state(job.id, "queued", 0, job.count)
+        self._tell_order(session)
         self.wake()
 
     def _check(self, session: Session, message: Submit) -> None:
@@ -136,6 +138,17 @@ class Scheduler:
             self._pool.stop(job.unit, "cancel")
         else:
             self._end(job, "cancelled")
+
+    def move(self, session: Session, id: str, before: str) -> None:
+        """Change the order of a session's waiting jobs; one that runs or has ended is left alone."""
+        job = self._find(session, id)
+        if job is not None and self.queue.move(job, self.queue.get(before)):
+            for other in self.queue.of(session.id):
+                self._journal.do("update jobs set place=? where job=?", (other.place, other.id))
+        self._tell_order(session)
+
+    def _tell_order(self, session: Session) -> None:
+        session.set_queue(QueueOrder(tuple(job.id for job in self.queue.of(session.id))).to_text())
 
     def finish(self, session: Session, id: str) -> None:
         """Stop a job and keep what there is; a job that has not begun has nothing and is cancelled."""
@@ -307,6 +320,7 @@ class Scheduler:
             session.drop_previews(job.id)
         index = min(job.next_index, job.count - 1)
         session.push_state(job.id, state, index, job.count, error, ms=ms or {})
+        self._tell_order(session)
 
     @staticmethod
     def _remember(table: OrderedDict[tuple[str, str], None], key: tuple[str, str]) -> None:

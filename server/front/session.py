@@ -219,6 +219,10 @@ class Session:
         if self._mailbox is not None:
             self._mailbox.wake()
 
+    def set_queue(self, text: str) -> None:
+        """Replace the order of the queue that has not left yet."""
+        self.set_progress("", text)  # no job has an empty name
+
     def set_preview(self, job: str, preview: Preview) -> None:
         """Replace the preview of a job that has not left yet."""
         self._previews[job] = preview
