@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The memory ladder: the same bytes on every rung (8 bits: nearly), and only the part in use is on the device.
+
+There is no second device here: parts "move" from the processor to the processor, and what is counted is which part
+would be there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from server.diffusion import Task, generate, load_model
+from server.diffusion.residency import Residency
+from server.library.memory import RUNGS
+from server.worker import precision
+from tests.tiny import make_model
+
+TASK = Task(prompt="a red boat", negative="fog", seed=5, total_steps=2, guidance=5.0, width=64, height=64)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("residency") / "model")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Any:
+    return generate(load_model(folder, "sd1"), TASK).image
+
+
+def loaded(folder: Path, rung: str) -> tuple[Any, Residency]:
+    model: Any = load_model(folder, "sd1")
+    parts = {"encoders": [model.text_encoder], "denoiser": [model.unet], "autoencoder": [model.vae, model.tiny]}
+    residency = Residency(parts, model.device)
+    residency.step_to(rung)
+    return model, residency
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_a_rung_changes_where_weights_are_and_not_the_picture(folder: Path, whole: Any, rung: str) -> None:
+    model, _ = loaded(folder, rung)
+    image = generate(model, TASK).image
+    if rung == "fp8":
+        assert np.abs(image.astype(int) - whole).mean() < 8 and not np.array_equal(image, whole)
+    else:
+        np.testing.assert_array_equal(image, whole)
+
+
+@pytest.mark.parametrize(("rung", "allowed"), [("encoders", 2), ("model", 1)])
+def test_only_what_is_in_use_is_on_the_device(folder: Path, rung: str, allowed: int) -> None:
+    model, residency = loaded(folder, rung)
+    seen: dict[str, set[frozenset[str]]] = {"encoders": set(), "denoiser": set(), "autoencoder": set()}
+    inner = {
+        "encoders": model.text_encoder,
+        "denoiser": model.unet.mid_block,
+        "autoencoder": model.vae.decoder.mid_block,
+    }
+    for name, module in inner.items():
+        module.register_forward_pre_hook(lambda *_, name=name: seen[name].add(residency.here))
+    generate(model, TASK)
+    for name, states in seen.items():
+        assert states and all(name in state for state in states)
+    assert all(len(state) <= allowed for name in ("denoiser", "autoencoder") for state in seen[name])
+    assert residency.brought["encoders"] == 1
+    before = dict(residency.brought)
+    generate(model, TASK)
+    # A prompt that was read before needs no encoder, and steps of one picture move nothing.
+    assert residency.brought["encoders"] == before["encoders"]
+    assert residency.brought["denoiser"] - before["denoiser"] <= 1
+
+
+def test_on_the_way_back_up_everything_returns_and_no_hook_stays(folder: Path, whole: Any) -> None:
+    model, residency = loaded(folder, "model")
+    residency.step_to("full")
+    assert residency.here == {"encoders", "denoiser", "autoencoder"}
+    assert not any(module._forward_pre_hooks for module in model.unet.modules())
+    np.testing.assert_array_equal(generate(model, TASK).image, whole)
+    residency.step_to("groups")
+    with pytest.raises(ValueError, match="groups"):
+        residency.step_to("full")
+    residency.prefer("model")
+    assert residency.rung == "groups"
+
+
+def test_weights_can_still_be_changed_after_a_move(folder: Path) -> None:
+    """LoRAs add to weights in place; a parameter made in inference mode would refuse."""
+    model, residency = loaded(folder, "model")
+    generate(model, TASK)
+    residency.step_to("full")
+    with torch.no_grad():
+        next(model.unet.parameters()).add_(1.0)
+
+
+def test_the_usual_precision_wins_unless_another_is_much_faster() -> None:
+    assert precision.fastest({"float32": 100.0, "bfloat16": 150.0}) == "float32"
+    assert precision.fastest({"float32": 100.0, "bfloat16": 170.0}) == "bfloat16"
+    assert precision.fastest({"bfloat16": 3.0}) == "bfloat16"
+    assert precision.fastest({}) == "float32"
+
+
+def test_the_precision_of_the_processor_is_measured() -> None:
+    assert precision.choose_dtype("cpu", seconds=0.002) in (torch.float32, torch.bfloat16)
