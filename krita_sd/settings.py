@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from krita_sd.live.settings import LiveSettings
 from krita_sd.wire.errors import WireError
 from krita_sd.wire.limits import (
     MAX_COUNT,
@@ -80,6 +81,7 @@ class Settings:
     options_open: bool = False
     workspace: str = "generate"
     seen: bool = False
+    live: LiveSettings = LiveSettings()
     models: dict[str, ModelParams] = field(default_factory=dict)
 
     @property
@@ -129,6 +131,7 @@ class Settings:
             options_open=read.flag("options_open", False),
             workspace=read.text("workspace", MAX_NAME, "generate"),
             seen=read.flag("seen", False),
+            live=LiveSettings.read(_Tolerant(read.fields.data.get("live"))),
             models={str(key): ModelParams.read(value) for key, value in list(models.items())[-MAX_MODELS:]},
         )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..geometry import Bounds
@@ -10,6 +11,9 @@ from ..qt import Qt, QtCore, QtGui, QtWidgets
 from . import colour, host
 
 FOLLOW = 30  # milliseconds between two looks at zoom, pan, rotation and mirror
+
+THIN = 0.25
+"""Share of its opacity that a picture keeps where the painter's fresh strokes must be seen through it."""
 
 
 def image_to_canvas(doc: Any, canvas: Any) -> Any | None:
@@ -49,6 +53,9 @@ class _Sheet(QtWidgets.QWidget):
         self.bounds = Bounds(0, 0, 0, 0)
         self.image: Any = None
         self.outline = False
+        self.opacity = 1.0
+        self.thin = Bounds(0, 0, 0, 0)
+        self.painted: Callable[[], None] | None = None
 
     def place(self, transform: Any, bounds: Bounds) -> None:
         """Cover `bounds` (document pixels) under `transform`, as far as the canvas shows it."""
@@ -65,7 +72,7 @@ class _Sheet(QtWidgets.QWidget):
         painter.setTransform(self.transform)
         area = QtCore.QRectF(self.bounds.x, self.bounds.y, self.bounds.width, self.bounds.height)
         if self.image is not None:
-            painter.drawImage(area, self.image)
+            self._draw(painter, area)
         if self.outline:
             for colour_name, style in (("black", Qt.PenStyle.SolidLine), ("white", Qt.PenStyle.DashLine)):
                 pen = QtGui.QPen(QtGui.QColor(colour_name), 1.5, style)
@@ -73,6 +80,20 @@ class _Sheet(QtWidgets.QWidget):
                 painter.setPen(pen)
                 painter.drawRect(area)
         painter.end()
+        if self.painted is not None:
+            self.painted()
+
+    def _draw(self, painter: Any, area: Any) -> None:
+        whole, thin = self.bounds, self.thin.intersect(self.bounds)
+        for box, opacity in ((thin, self.opacity * THIN), (whole, self.opacity)):
+            region = QtGui.QRegion(*box) - (QtGui.QRegion(*thin) if box is whole else QtGui.QRegion())
+            if not region.isEmpty() and opacity > 0:
+                if not thin.is_empty:
+                    painter.setClipRegion(region)
+                painter.setOpacity(opacity)
+                painter.drawImage(area, self.image)
+        painter.setOpacity(1.0)
+        painter.setClipping(False)
 
 
 class Overlay:
@@ -85,6 +106,9 @@ class Overlay:
         self._picture = b""
         self._image: Any = None
         self._outline = False
+        self._opacity = 1.0
+        self._thin = Bounds(0, 0, 0, 0)
+        self._painted: Callable[[], None] | None = None
         self._timer = QtCore.QTimer()
         self._timer.timeout.connect(self._follow)
 
@@ -97,6 +121,33 @@ class Overlay:
                 self._sheet.image = self._image
                 self._sheet.update()
         self._show(bounds)
+
+    def show_image(self, image: Any, bounds: Bounds, painted: Callable[[], None] | None = None) -> None:
+        """Show a QImage stretched over `bounds`. `painted` is called once it is on the screen."""
+        self._image, self._painted = image, painted
+        if self._sheet is not None:
+            self._dress(self._sheet)
+        self._show(bounds)
+
+    def set_look(self, opacity: float, thin: Bounds, outline: bool) -> None:
+        """opacity 0..1; less of it inside `thin` (document pixels); `outline`: draw the edge of the picture too."""
+        if (opacity, thin, outline) != (self._opacity, self._thin, self._outline):
+            self._opacity, self._thin, self._outline = opacity, thin, outline
+            if self._sheet is not None:
+                self._dress(self._sheet)
+
+    def _dress(self, sheet: _Sheet) -> None:
+        sheet.image, sheet.outline, sheet.opacity, sheet.thin = self._image, self._outline, self._opacity, self._thin
+        sheet.painted = self._was_painted
+        sheet.update()
+
+    def _was_painted(self) -> None:
+        painted, self._painted = self._painted, None
+        if painted is not None:
+            painted()
+        # What moved the canvas also painted it, and us on top of it: follow at once, not with the next tick.
+        if self._bounds is not None:
+            QtCore.QTimer.singleShot(0, self._follow)
 
     def show_outline(self, bounds: Bounds) -> None:
         """Draw the edge of `bounds`."""
@@ -138,7 +189,7 @@ class Overlay:
         if sheet is None:
             sheet = self._sheet = _Sheet(canvas)
             sheet.destroyed.connect(self._lost)  # with its canvas
-            sheet.image, sheet.outline = self._image, self._outline
+            self._dress(sheet)
         elif sheet.parentWidget() is not canvas:
             sheet.setParent(canvas)
         sheet.place(transform, self._bounds)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 from ..qt import Qt, QtCore, QtWidgets, Signal
@@ -12,6 +14,18 @@ from . import host
 _Event = QtCore.QEvent.Type
 _PRESS = (_Event.MouseButtonPress, _Event.MouseButtonDblClick)
 _STALE = 1.0  # seconds without an event of the pen after which a forgotten release is looked for
+_TRAIL = 1024
+"""Pen events that are remembered for whoever follows the stroke."""
+
+
+@dataclass(frozen=True)
+class PenPoint:
+    """Where the pen was while it was down: point of `canvas` (a widget), seconds of the monotonic clock."""
+
+    canvas: Any
+    x: float
+    y: float
+    time: float
 
 
 class PenWatch(QtCore.QObject):
@@ -26,6 +40,7 @@ class PenWatch(QtCore.QObject):
         self._tablet = False
         self._seen = 0.0
         self._watched: list[Any] = []
+        self._trail: deque[PenPoint] = deque(maxlen=_TRAIL)
         notifier = host.krita().notifier()
         notifier.setActive(True)
         notifier.viewCreated.connect(self._rescan_soon)
@@ -37,6 +52,12 @@ class PenWatch(QtCore.QObject):
         """Whether a stroke may be in progress."""
         self._heal()
         return self._mouse or self._tablet
+
+    def take_trail(self) -> list[PenPoint]:
+        """The points of the pen while it was down since the last call, oldest first. For one taker."""
+        points = list(self._trail)
+        self._trail.clear()
+        return points
 
     def rescan(self) -> None:
         """Follow canvases that appeared since the last call (new views do this by themselves)."""
@@ -54,16 +75,25 @@ class PenWatch(QtCore.QObject):
         kind = event.type()
         if kind in _PRESS:
             self._set(mouse=True)
+            self._follow(watched, event)
         elif kind == _Event.MouseButtonRelease:
             # buttons() is what is still held after this release.
             self._set(mouse=event.buttons() != Qt.MouseButton.NoButton)
         elif kind == _Event.TabletPress:
             self._set(tablet=True)
+            self._follow(watched, event)
         elif kind == _Event.TabletRelease:
             self._set(tablet=False)
         elif kind in (_Event.MouseMove, _Event.TabletMove) and (self._mouse or self._tablet):
-            self._seen = time.monotonic()
+            self._follow(watched, event)
         return False
+
+    def _follow(self, canvas: Any, event: Any) -> None:
+        self._seen = time.monotonic()
+        # Qt 6, then tablet and mouse events of Qt 5.
+        point = event.position() if hasattr(event, "position") else None
+        point = point or (event.posF() if hasattr(event, "posF") else event.localPos())
+        self._trail.append(PenPoint(canvas, point.x(), point.y(), self._seen))
 
     def _set(self, mouse: bool | None = None, tablet: bool | None = None) -> None:
         before = self._mouse or self._tablet

@@ -65,9 +65,9 @@ class Timeline:
         for old in sorted(self._open)[:-KEPT]:
             del self._open[old]
 
-    def forget(self, generation: int) -> None:
-        """It did not leave: nothing had changed."""
-        self._open.pop(generation, None)
+    def forget(self, generation: int) -> Trip | None:
+        """It did not leave: nothing had changed. What was known about it."""
+        return self._open.pop(generation, None)
 
     def note(self, generation: int, **known: float) -> None:
         """Add times to a trip."""

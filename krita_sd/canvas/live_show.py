@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where frames of Live appear in the document's window, and how one becomes a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..geometry import Bounds
+from . import place
+from .overlay import Overlay
+
+
+class LiveShow:
+    """Frames of one rectangle of `doc`: a widget over the canvas, a locked layer, or only the rectangle itself.
+
+    where: "canvas", "both" or "docker" of the settings, or "layer". outline: draw the edge of the rectangle.
+    """
+
+    def __init__(self, doc: Any, bounds: Bounds, where: str, name: str, outline: bool) -> None:
+        self._bounds = bounds
+        self._where = where
+        self._outline = outline
+        self._overlay = Overlay(doc)
+        self._placement: place.Placement | None = None
+        if where == "layer":
+            self._placement = place.Placement(doc, bounds, name)
+        if outline:
+            self._overlay.show_outline(bounds)
+
+    def show(self, image: Any, data: bytes, painted: Callable[[], None]) -> None:
+        """Show a frame of the rectangle's size: QImage and the same as bgra8. `painted`: it is on the screen, or, as a
+        layer or beside the canvas, on its way there."""
+        if self._where in ("canvas", "both"):
+            self._overlay.show_image(image, self._bounds, painted)
+            return
+        if self._placement is not None:
+            self._placement.show_preview(data, self._bounds.width, self._bounds.height)
+        painted()
+
+    def set_look(self, opacity: float, thin: Bounds) -> None:
+        """opacity: 0..1. thin: document pixels where the painter's fresh strokes are seen through the picture."""
+        self._overlay.set_look(opacity, thin, self._outline)
+
+    def close(self) -> None:
+        """Take everything away, without a trace."""
+        self._overlay.close()
+        if self._placement is not None:
+            placement, self._placement = self._placement, None
+            _let_go(placement)
+            placement.discard()
+
+
+def apply(doc: Any, bounds: Bounds, data: bytes, name: str, done: Callable[[], None]) -> None:
+    """bgra8 `data` of bounds' size becomes a layer on top: one undo step. `done` follows, unless `doc` is closed."""
+    placement = place.Placement(doc, bounds, name)
+    placement.applied.connect(done)
+    _let_go(placement)
+    placement.apply(data, name)
+
+
+_ending: list[Any] = []  # placements that finish by themselves: without a reference Python would end them early
+
+
+def _let_go(placement: place.Placement) -> None:
+    _ending.append(placement)
+
+    def gone() -> None:
+        if placement in _ending:
+            _ending.remove(placement)
+            placement.deleteLater()
+
+    for finished in (placement.applied, placement.discarded, placement.parked):
+        finished.connect(gone)
