@@ -112,12 +112,54 @@ class Disconnected:
 
 
 @dataclass(frozen=True)
+class KnownJob:
+    """A job that the server has not ended, as its welcome tells it."""
+
+    id: str
+    phase: Phase
+    recipe: Recipe
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class Connected:
-    """The session is back. `known`: jobs the server has; `lost`: jobs it says are lost; `resumed`: same session."""
+    """The session is back. `known`: jobs the server has; `lost`: jobs it says are lost; `resumed`: same session.
+
+    `jobs`: what it tells about those it has, in their order; those of an earlier run of the plugin come back with it.
+    """
 
     known: frozenset[str] = frozenset()
     lost: frozenset[str] = frozenset()
     resumed: bool = True
+    jobs: tuple[KnownJob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """The server's order of the jobs that have not ended, the running one first."""
+
+    jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A picture from elsewhere (the history, a file) is to be looked at in that document: a job that is over, whose
+    result follows."""
+
+    job: str
+    document: str
+    bounds: Bounds
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A job of an earlier run of the plugin belongs to this document, which is open."""
+
+    job: str
+    document: str
+    bounds: Bounds
 
 
 @dataclass(frozen=True)
@@ -156,6 +198,14 @@ class Applied:
 @dataclass(frozen=True)
 class Discarded:
     key: str
+
+
+@dataclass(frozen=True)
+class Starred:
+    """The painter wants to keep this one (or no longer)."""
+
+    key: str
+    on: bool
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from typing import Any
 
 from krita_sd.geometry import Bounds
 from krita_sd.job_events import (
+    Adopted,
     Applied,
+    Bound,
     CancelPressed,
     Captured,
     Connected,
@@ -38,9 +40,11 @@ from krita_sd.job_events import (
     Prepare,
     PreviewArrived,
     Progress,
+    Reordered,
     ResultArrived,
     ShowPreview,
     ShowResult,
+    Starred,
     StateChanged,
     Withdraw,
 )
@@ -89,6 +93,7 @@ class Result:
     recipe: Recipe
     partial: bool
     applied: bool = False
+    starred: bool = False
 
 
 _LOST = WireError(
@@ -105,6 +110,7 @@ class JobTable:
         self.selected: str | None = None
         self.connected = False
         self.stage: dict[str, str] = {}
+        self._order: dict[str, int] = {}  # the server's order of the jobs that have not ended
         self._shown: dict[str, str] = {}  # document -> the result on its canvas; none while it is a preview
 
     def feed(self, event: Any) -> list[Effect]:
@@ -123,6 +129,15 @@ class JobTable:
                 self._close(event.document)
             case Picked() | Hidden() | Applied() | Discarded():
                 yield from self._chosen(event)
+            case Starred():
+                if event.key in self.results:
+                    self.results[event.key].starred = event.on
+            case Reordered():
+                self._order = {job: place for place, job in enumerate(event.jobs)}
+            case Adopted():
+                yield from self._adopt(event)
+            case Bound():
+                self._bind(event)
             case ResultArrived():
                 yield from self._result(event)
             case _:
@@ -181,6 +196,21 @@ class JobTable:
             yield from self._leave_stage(staged)
         self.jobs[event.job] = Job(event.job, event.document, event.bounds, event.recipe, event.count)
 
+    def _adopt(self, event: Adopted) -> Iterator[Effect]:
+        if event.job in self.jobs:
+            return
+        staged = self.jobs.get(self.stage.get(event.document, ""))
+        self.jobs[event.job] = Job(event.job, event.document, event.bounds, event.recipe, phase=Phase.DONE)
+        if staged is not None:
+            # The painter looks at a picture that they asked for: what runs goes on without previews.
+            self._pin(event.document, True)
+            yield from self._leave_stage(staged)
+
+    def _bind(self, event: Bound) -> None:
+        job = self.jobs.get(event.job)
+        if job is not None and not job.document:
+            job.document, job.bounds, job.document_open = event.document, event.bounds, True
+
     def _resume(self, event: Connected) -> Iterator[Effect]:
         self.connected = True
         for job in list(self.jobs.values()):
@@ -188,6 +218,14 @@ class JobTable:
             gone = job.id in event.lost or (sent and not event.resumed and job.id not in event.known)
             if job.active and gone:
                 yield from self._end(job, Phase.FAILED, _LOST)
+        for known in event.jobs:
+            if known.id not in self.jobs and known.id not in event.lost and not known.phase.terminal:
+                # Of an earlier run of the plugin. Nothing tells its document until it is bound to one.
+                box = Bounds(0, 0, known.recipe.width, known.recipe.height)
+                job = Job(known.id, "", box, known.recipe, known.count, known.phase, known.index, document_open=False)
+                self.jobs[known.id] = job
+        if event.jobs:
+            self._order = {known.id: place for place, known in enumerate(event.jobs)}
 
     def _close(self, document: str) -> None:
         self.stage.pop(document, None)
@@ -306,6 +344,14 @@ class JobTable:
     def active(self) -> list[Job]:
         """Jobs without a terminal state, oldest first."""
         return [job for job in self.jobs.values() if job.active]
+
+    @property
+    def queue(self) -> list[Job]:
+        """Jobs without a terminal state as the server will do them: the running one first, then its order, then those
+        that it does not know yet."""
+        waiting = (Phase.CAPTURING, Phase.SENDING, Phase.QUEUED)
+        last = len(self._order)
+        return sorted(self.active, key=lambda job: (job.phase in waiting, self._order.get(job.id, last)))
 
     @property
     def current(self) -> Job | None:

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from krita_sd import job_events as ev
 from krita_sd.link import LinkState
-from krita_sd.wire import client
+from krita_sd.wire import client, parameters
+from krita_sd.wire.messages import STATES
+from krita_sd.wire.queries import QueueOrder
+from krita_sd.wire.recipe import Recipe
 
 
 def job_event(event: Any) -> Any | None:
@@ -22,7 +26,9 @@ def job_event(event: Any) -> Any | None:
     if isinstance(event, client.Connected):
         welcome = event.welcome
         known = frozenset(str(job.get("job")) for job in welcome.jobs)
-        return ev.Connected(known, frozenset(welcome.lost), welcome.resumed)
+        return ev.Connected(known, frozenset(welcome.lost), welcome.resumed, tuple(_known_jobs(welcome.jobs)))
+    if isinstance(event, client.Answered) and isinstance(event.message, QueueOrder):
+        return ev.Reordered(event.message.jobs)
     if isinstance(event, client.JobLost):
         return ev.JobLost(event.job)
     if isinstance(event, client.Refused) and event.error.job is not None:
@@ -30,6 +36,20 @@ def job_event(event: Any) -> Any | None:
     if isinstance(event, LinkState) and event.kind != "connected":
         return ev.Disconnected()
     return None
+
+
+def _known_jobs(described: Iterable[dict[str, Any]]) -> Iterator[ev.KnownJob]:
+    """Jobs of the welcome; a field that is missing or odd has its default."""
+    for data in described:
+        state, count, index = data.get("state"), data.get("count"), data.get("index")
+        values, _ = parameters.checked(data)
+        yield ev.KnownJob(
+            str(data.get("job")),
+            ev.Phase(state) if state in STATES else ev.Phase.QUEUED,
+            Recipe(**values),
+            index if isinstance(index, int) else 0,
+            count if isinstance(count, int) and count > 0 else 1,
+        )
 
 
 def device_text(device: dict[str, Any], where: str) -> tuple[str, bool]:

@@ -234,7 +234,7 @@ class Store:
 
     def prune(self) -> int:
         """Delete the oldest pictures without a star until the rest fits; how many."""
-        total = self.bytes
+        total = self.total_bytes
         gone = 0
         oldest = "select key, file, bytes from pictures where starred=0 order by created, key"
         for key, file, size in self._index.execute(oldest).fetchall() if total > self._max else ():
@@ -248,7 +248,7 @@ class Store:
     # Reading ---------------------------------------------------------------------------------------------------------
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """Of all pictures together."""
         return int(self._index.execute("select coalesce(sum(bytes), 0) from pictures").fetchone()[0])
 

@@ -71,7 +71,7 @@ def test_the_oldest_go_when_it_is_full_but_no_starred_one(tmp_path: Path) -> Non
     store = opened(tmp_path)
     for number in range(4):
         store.add(kept(number), "", created=number)
-    each = store.bytes // 4
+    each = store.total_bytes // 4
     store.star(["job0:0", "job2:0"], True)
     store.close()
     small = opened(tmp_path, max_bytes=3 * each + 50)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from krita_sd.geometry import Bounds
 from krita_sd.job_events import (
+    Adopted,
     Applied,
+    Bound,
     CancelPressed,
     Captured,
     Connected,
@@ -24,14 +26,17 @@ from krita_sd.job_events import (
     JobFailed,
     JobLost,
     KeepPressed,
+    KnownJob,
     Phase,
     Picked,
     Prepare,
     PreviewArrived,
     Progress,
+    Reordered,
     ResultArrived,
     ShowPreview,
     ShowResult,
+    Starred,
     StateChanged,
     Withdraw,
 )
@@ -251,10 +256,61 @@ def test_the_arrow_keys_stop_at_the_ends() -> None:
     assert table.neighbour(1) == "a:1"
 
 
+def test_the_queue_is_in_the_order_of_the_server_with_the_running_job_first() -> None:
+    table = JobTable()
+    for job in "abc":
+        table.feed(Created(job, "d", BOX, RECIPE))
+        table.feed(Captured(job))
+        table.feed(StateChanged(job, Phase.QUEUED))
+    table.feed(Created("new", "d", BOX, RECIPE))
+    table.feed(Reordered(("c", "a", "b")))
+    assert [job.id for job in table.queue] == ["c", "a", "b", "new"]
+    table.feed(StateChanged("b", Phase.SAMPLING, 0, 1, 12))
+    assert [job.id for job in table.queue] == ["b", "c", "a", "new"]
+    assert table.current is table.jobs["b"]
+
+
+def test_a_plugin_that_was_loaded_anew_learns_its_jobs_from_the_server() -> None:
+    table = JobTable()
+    known = (KnownJob("x", Phase.SAMPLING, RECIPE, 1, 3), KnownJob("y", Phase.QUEUED, RECIPE))
+    table.feed(Connected(frozenset("xy"), jobs=known))
+    assert [job.id for job in table.queue] == ["x", "y"] and table.jobs["x"].count == 3
+    assert table.feed(PreviewArrived("x", 1, 1, "p")) == [], "nobody knows its document"
+    table.feed(Bound("x", "d", BOX))
+    assert table.feed(PreviewArrived("x", 1, 2, "p")) == [ShowPreview("x", "p")]
+    table.feed(ResultArrived("y", 0, RECIPE))
+    assert table.feed(StateChanged("y", Phase.DONE)) == [] and "y:0" in table.results
+    assert table.feed(CancelPressed("x")) == [Withdraw("x")]
+    table.feed(Connected(frozenset("x"), jobs=known[:1]))
+    assert not table.active, "what was cancelled does not come back"
+
+
+def test_a_picture_of_the_history_is_looked_at_without_disturbing_what_runs() -> None:
+    table = JobTable()
+    running(table, "a")
+    table.feed(PreviewArrived("a", 0, 1, "p"))
+    assert table.feed(Adopted("h", "d", BOX, RECIPE)) == [Withdraw("a")]
+    assert table.feed(ResultArrived("h", 0, RECIPE)) == [ShowResult("h:0")]
+    assert table.feed(PreviewArrived("a", 0, 2, "p")) == []
+    assert table.current is table.jobs["a"] and table.selected == "h:0"
+    table.feed(Applied("h:0"))
+    assert table.feed(PreviewArrived("a", 0, 3, "p")) == [ShowPreview("a", "p")]
+
+
+def test_a_star_stays_with_its_result() -> None:
+    table = JobTable()
+    finished(table)
+    table.feed(Starred("a:0", True))
+    table.feed(Starred("nothing", True))
+    assert table.results["a:0"].starred
+
+
 JOBS = st.sampled_from(["a", "b", "c"])
-DOCUMENTS = {"a": "one", "b": "one", "c": "two"}
+# The last two are unknown to this run of the plugin until something tells of them.
+DOCUMENTS = {"a": "one", "b": "one", "c": "two", "h": "one", "k": "two"}
 KEYS = st.builds("{}:{}".format, JOBS, st.integers(0, 2))
-PHASES = st.sampled_from(list(Phase)[2:])
+PHASES_ = list(Phase)[2:]
+PHASES = st.sampled_from(PHASES_)
 ERROR = WireError(Code.INTERNAL, "No.")
 EVENTS = st.one_of(
     JOBS.map(lambda job: Created(job, DOCUMENTS[job], BOX, RECIPE, 3)),
@@ -269,6 +325,16 @@ EVENTS = st.one_of(
     JOBS.map(KeepPressed),
     st.just(Disconnected()),
     st.builds(Connected, st.frozensets(JOBS), st.frozensets(JOBS), st.booleans()),
+    st.sampled_from(PHASES_).map(lambda phase: Connected(frozenset("k"), jobs=(KnownJob("k", phase, RECIPE),))),
+    st.just(Bound("k", "two", BOX)),
+    st.just(Adopted("h", "one", BOX, RECIPE)),
+    st.just(ResultArrived("h", 0, RECIPE)),
+    st.builds(ResultArrived, st.just("k"), st.integers(0, 2), st.just(RECIPE)),
+    st.just(PreviewArrived("k", 0, 1, "p")),
+    st.builds(StateChanged, st.just("k"), PHASES),
+    st.permutations(["a", "b", "k"]).map(lambda jobs: Reordered(tuple(jobs))),
+    st.builds(Starred, KEYS, st.booleans()),
+    st.sampled_from(["h:0", "k:0"]).flatmap(lambda key: st.sampled_from([Picked(key), Hidden(key), Applied(key)])),
     st.sampled_from(["one", "two"]).map(DocumentClosed),
     KEYS.map(Picked),
     KEYS.map(Hidden),
@@ -300,7 +366,7 @@ class Canvas:
             assert table.jobs[job_id].active, "no preview after the end"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(EVENTS, max_size=60))
 def test_no_order_of_events_leaves_the_table_busy_or_the_canvas_dirty(events: list[Any]) -> None:
     table, canvas = JobTable(), Canvas()
@@ -323,9 +389,11 @@ def test_no_order_of_events_leaves_the_table_busy_or_the_canvas_dirty(events: li
                 assert (job.error is not None) == (job.phase is Phase.FAILED)
         assert canvas.shown == table.stage
         assert table.selected is None or table.selected in table.results
+        assert sorted(job.id for job in table.queue) == sorted(job.id for job in table.active)
 
     for event in events:
-        if not (isinstance(event, Created) and event.document in canvas.closed):  # ids of documents never come back
+        # Ids of documents never come back: whoever feeds these events has just seen the document open.
+        if not (isinstance(event, (Created, Adopted, Bound)) and event.document in canvas.closed):
             feed(event)
     # The server concludes every job, or is lost: either way the docker is idle.
     half = list(table.active)[::2]
