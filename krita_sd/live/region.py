@@ -40,7 +40,7 @@ def follow(before: Bounds | None, strokes: Bounds, canvas: Extent, native: Nativ
         return before
     centre_x, centre_y = strokes.x + strokes.width // 2, strokes.y + strokes.height // 2
     # On the grid of tiles: a small move then shares edges with the old place.
-    x, y = ((c - s // 2) // TILE * TILE for c, s in ((centre_x, size.width), (centre_y, size.height)))
+    x, y = ((c - s // 2 + TILE // 2) // TILE * TILE for c, s in ((centre_x, size.width), (centre_y, size.height)))
     return Bounds(x, y, size.width, size.height).moved_into(whole)
 
 
