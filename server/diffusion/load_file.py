@@ -65,10 +65,7 @@ class _File:
             schedule = self._file_schedule(files, shapes, unet)
         return StableDiffusion(
             self.job.family,
-            unet,
-            vae,
-            text,
-            shipped_tokenizer(self.shipped["pad_token"]),
+            {"unet": unet, "vae": vae, "text_encoder": text, "tokenizer": shipped_tokenizer(self.shipped["pad_token"])},
             schedule,
             NATIVE[self.job.family],
             {},

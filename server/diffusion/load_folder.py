@@ -55,14 +55,16 @@ class _Folder:
             tiny = self._folder_part("tiny", AutoencoderTiny, self._json(folder / "config.json"), folder)
         return StableDiffusion(
             self.job.family,
-            unet,
-            vae,
-            text,
-            folder_tokenizer(self.job.path / "tokenizer"),
+            {
+                "unet": unet,
+                "vae": vae,
+                "text_encoder": text,
+                "tokenizer": folder_tokenizer(self.job.path / "tokenizer"),
+                "tiny": tiny,
+            },
             self._json(self.job.path / "scheduler" / "scheduler_config.json"),
             self._native(extra, unet_config.get("sample_size"), vae),
             extra.get("defaults", {}),
-            tiny,
         )
 
     def _settings(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from krita_sd.geometry import NativeRange
 from server.diffusion.sampling import Feature
+from server.diffusion.schedules import Schedule, Spacing
 from server.diffusion.task import Pixels, Task
 
 if TYPE_CHECKING:
@@ -46,12 +48,36 @@ class Recent(Generic[Value]):
         self._values.clear()
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What the denoiser is told besides the picture; made once per job.
+
+    embeds: (n, tokens, width); n = 2, negative first, where guidance runs both as one batch, otherwise 1. pooled:
+    (n, width). mask: (n, tokens), which tokens are real. ids: numbers beside the words, such as SDXL's sizes (n, 6).
+    negative: the other prompt where guidance runs it as a call of its own. references: latents of pictures to look
+    at, scaled like all latents, each (1, channels, h, w).
+    """
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
+    negative: Condition | None = None
+    references: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether negative and positive share a batch."""
+        return len(self.embeds) == 2
+
+
 class LoadedModel(ABC):
     """A model in memory. One job at a time; nothing of a job stays on it, apart from caches keyed by their inputs.
 
     family: row of the families table. native: sizes it was trained for. defaults: what to use when a recipe leaves it
-    open: any of steps, guidance, sampler, min_steps. factor: pixels per latent cell. schedule_config: the model's
-    original scheduler config. inpainting: has mask channels. latent_scale: what encoded latents are multiplied with.
+    open: any of steps, guidance, sampler, min_steps. factor: pixels per latent cell; multiple: what sides of a picture
+    must be multiples of. schedule_config: the model's original scheduler config. inpainting: has mask channels.
+    Latents are (1, channels, h, w) everywhere in the engine; a family that packs them does so inside `predict`.
     """
 
     family: str
@@ -60,10 +86,10 @@ class LoadedModel(ABC):
     device: torch.device
     dtype: torch.dtype
     factor: int
+    multiple: int
     schedule_config: Mapping[str, Any]
     inpainting: bool
     latent_channels: int
-    latent_scale: float
     previewer: Previewer
 
     @property
@@ -82,25 +108,39 @@ class LoadedModel(ABC):
         """A small decoder of the same latents for previews, or None."""
 
     @abstractmethod
-    def condition(self, task: Task) -> torch.Tensor:
-        """What the denoiser is conditioned on: (2, n, d) negative and positive with guidance, (1, n, d) without."""
+    def condition(self, task: Task) -> Condition:
+        """What the denoiser is told: both prompts with guidance, the positive alone without."""
 
     @abstractmethod
     def predict(
-        self, inputs: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor, guidance: float
+        self,
+        inputs: torch.Tensor,
+        timestep: torch.Tensor,
+        condition: Condition,
+        guidance: float,
+        added: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
-        """The guided prediction float32 (1, 4, h, w) for scaled inputs float32 (1, channels, h, w)."""
+        """The guided prediction float32 (1, channels, h, w) for scaled inputs float32 (1, channels and more, h, w).
 
-    @abstractmethod
-    def encode_pixels(self, pixels: Pixels, hole: Hole | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation of the unscaled latents of RGB pixels, float32 (1, 4, h/f, w/f) on the device.
-
-        Where `hole` (bool, height x width) is set, the exact middle of the range stands in for the pixels.
+        Sign, timestep and guidance are the family's: what comes out is what the model's scheduler expects. `added`
+        goes to the denoiser as keyword arguments (residuals of a ControlNet), with the batch that it is run with.
         """
 
     @abstractmethod
+    def encode_pixels(self, pixels: Pixels, hole: Hole | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mean and deviation of the unscaled latents of RGB pixels, float32 (1, channels, h/f, w/f) on the device.
+
+        Where `hole` (bool, height x width) is set, the exact middle of the range stands in for the pixels. No
+        deviation: the family uses the mean and draws nothing.
+        """
+
+    @abstractmethod
+    def scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """The autoencoder's latents as the denoiser knows them: shifted and scaled to about one."""
+
+    @abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels float (1, 3, h, w), -1..1 and beyond, of scaled latents float32 (1, 4, h/f, w/f)."""
+        """Pixels float (1, 3, h, w), -1..1 and beyond, of scaled latents float32 (1, channels, h/f, w/f)."""
 
     @abstractmethod
     def weight_features(self, task: Task) -> list[Feature]:
@@ -110,13 +150,33 @@ class LoadedModel(ABC):
     def unload(self) -> None:
         """Free the memory; the model cannot be used afterwards."""
 
+    def spacing(self, width: int, height: int) -> Spacing | None:
+        """The noise levels that the family chooses for pictures of this size; None: its scheduler's own."""
+        return None
+
+    def schedule(self, sampler: str, total: int, start: int, width: int, height: int) -> Schedule:
+        """A fresh schedule of steps start..total-1. Raises WireError(bad_request) for a sampler it cannot run with."""
+        return Schedule(sampler, self.schedule_config, total, start, self.device, self.spacing(width, height))
+
+    def mask_channels(self, pixels: Pixels, selected: Pixels, generator: torch.Generator) -> torch.Tensor:
+        """What an inpainting model sees beside the latents: mask uint8 (h, w) and the picture without what it covers.
+
+        Here as in SD1 to SDXL: one channel of mask, then the masked picture's latents.
+        """
+        known = sample_latents(self, pixels, generator, hole=selected > 0)
+        mask = bytes_to_device(selected, self.device).to(torch.int32)
+        cells = mask.reshape(mask.shape[0] // self.factor, self.factor, mask.shape[1] // self.factor, self.factor)
+        return torch.cat([(cells.amax(dim=(1, 3)) > 0)[None, None].to(torch.float32), known], dim=1)
+
 
 def sample_latents(
     model: LoadedModel, pixels: Pixels, generator: torch.Generator, hole: Hole | None = None
 ) -> torch.Tensor:
     """Scaled latents of RGB pixels, drawn from the autoencoder's distribution with the image's own generator."""
     mean, deviation = model.encode_pixels(pixels, hole)
-    return model.latent_scale * (mean + deviation * draw_noise(mean.shape, generator, mean.device))
+    if deviation is None:
+        return model.scaled(mean)
+    return model.scaled(mean + deviation * draw_noise(mean.shape, generator, mean.device))
 
 
 def draw_noise(shape: torch.Size, generator: torch.Generator, device: torch.device) -> torch.Tensor:

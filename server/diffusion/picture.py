@@ -12,7 +12,14 @@ import torch
 
 from server.diffusion.checks import in_float32, is_finite, nan_output
 from server.diffusion.features.masks import MaskChannels, MaskedChange, cell_sums
-from server.diffusion.model import LoadedModel, bytes_to_device, draw_noise, sample_latents, tensor_to_pixels
+from server.diffusion.model import (
+    Condition,
+    LoadedModel,
+    bytes_to_device,
+    draw_noise,
+    sample_latents,
+    tensor_to_pixels,
+)
 from server.diffusion.sampling import Control, Denoised, Feature, denoise, no_control
 from server.diffusion.schedules import Schedule
 from server.diffusion.task import Cancelled, Output, Phase, Pixels, Step, Task
@@ -35,7 +42,7 @@ def generate(
     asked at every step and before the decode: "cancel" raises Cancelled, "finish" decodes the newest estimate and
     gives `partial=True`. Raises WireError(bad_request, nan_output). Same model, task and machine: same bytes.
     """
-    task.check(model.factor)
+    task.check(model.multiple)
     return _Job(model, task, on_phase, on_step, control or no_control).run()
 
 
@@ -82,7 +89,7 @@ class _Job:
         """Features that change the model itself for the time of the job."""
         return self.model.weight_features(self.task)
 
-    def _sample_checked(self, condition: torch.Tensor) -> Denoised:
+    def _sample_checked(self, condition: Condition) -> Denoised:
         result = self._try_sample(condition)
         if result is None:
             with in_float32(self.model.denoiser) as widened:
@@ -91,7 +98,7 @@ class _Job:
             raise nan_output("sampling")
         return result
 
-    def _try_sample(self, condition: torch.Tensor) -> Denoised | None:
+    def _try_sample(self, condition: Condition) -> Denoised | None:
         """The result, or None when it holds invalid numbers."""
         try:
             result = self._sample(condition)
@@ -99,13 +106,13 @@ class _Job:
             return None
         return result if is_finite(result.latents) else None
 
-    def _sample(self, condition: torch.Tensor) -> Denoised:
+    def _sample(self, condition: Condition) -> Denoised:
         """Draw noise and run the loop. The order of draws is that of the diffusers pipelines: picture, noise, masked
         picture, then the sampler's own.
         """
         model, task = self.model, self.task
         generator = torch.Generator("cpu").manual_seed(task.seed)
-        schedule = Schedule(task.sampler, model.schedule_config, task.total_steps, task.start_step, model.device)
+        schedule = model.schedule(task.sampler, task.total_steps, task.start_step, task.width, task.height)
         shape = torch.Size((1, model.latent_channels, task.height // model.factor, task.width // model.factor))
         original = None
         if task.image is not None and self._needs_latents():
@@ -165,16 +172,14 @@ class _Job:
         return features
 
     def _mask_channels(self, generator: torch.Generator) -> MaskChannels:
-        """Mask and masked picture for a 9-channel model. Without a mask all of the picture is unknown to it."""
+        """Mask and masked picture for an inpainting model. Without a mask all of the picture is unknown to it."""
         model, task = self.model, self.task
         if task.image is None or task.mask is None:
             pixels = np.zeros((task.height, task.width, 3), np.uint8)
             selected = np.full((task.height, task.width), 255, np.uint8)
         else:
             pixels, selected = task.image, task.mask
-        known = sample_latents(model, pixels, generator, hole=selected > 0)
-        mask = cell_sums(bytes_to_device(selected, model.device), model.factor) > 0
-        return MaskChannels(mask[None, None].to(torch.float32), known)
+        return MaskChannels(model.mask_channels(pixels, selected, generator))
 
     def _report(self, k: int, estimate: torch.Tensor) -> None:
         # A retry in float32 runs the same steps again; progress never goes back.

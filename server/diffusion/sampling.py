@@ -30,7 +30,7 @@ class Feature:
         """Put everything back; called whatever happened."""
 
     def before_model(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
-        """Change what the model sees at step `index`: scaled latents (1, channels, h, w)."""
+        """Change what the model sees at call `index`: scaled latents (1, channels, h, w)."""
         return inputs
 
     def after_step(
@@ -63,7 +63,7 @@ def denoise(
     control: Control = no_control,
     report: Report | None = None,
 ) -> Denoised:
-    """Run the steps of `schedule` on float32 latents (1, 4, h, w).
+    """Run the steps of `schedule` on float32 latents (1, channels, h, w).
 
     `predict(inputs, timestep)` is the model with guidance applied. `control` is asked before every call of the model:
     "cancel" raises Cancelled there, "finish" returns the newest estimate (after one step at least).
@@ -84,6 +84,8 @@ def denoise(
         latents, estimate = schedule.step(index, prediction, latents, generator)
         for feature in features:
             latents, estimate = feature.after_step(index, latents, estimate)
+        if not schedule.ends_step(index):
+            continue
         done += 1
         if report is not None:
             report(done, estimate)

@@ -124,7 +124,7 @@ def test_a_hundred_swaps_leave_no_trace(dtype: torch.dtype, swaps: int, folder_o
     places = [parameter.data_ptr() for parameter in model.unet.parameters()]
     picture = generate(model, TASK).image.tobytes()
     for swap in range(swaps):
-        with LoraWeights(model.unet, model.text_encoder, ((path, 0.01 * swap - 0.5),)):
+        with LoraWeights(model.unet, model.encoders, ((path, 0.01 * swap - 0.5),)):
             changed = model.unet.get_submodule(UNET[0]).weight
             assert swap == 50 or not torch.equal(changed, before[f"{UNET[0]}.weight"])
     assert all(torch.equal(before[name], tensor) for name, tensor in model.unet.state_dict().items())

@@ -55,7 +55,7 @@ def test_linear_map_finds_the_colours_of_a_linear_autoencoder() -> None:
         means = torch.nn.functional.avg_pool2d(pixels_to_tensor(pixels, torch.device("cpu")), 8)
         return torch.einsum("bchw,lc->blhw", means, mix) + 0.7, None
 
-    model: Any = SimpleNamespace(encode_pixels=encode, device=torch.device("cpu"), latent_scale=0.18215)
+    model: Any = SimpleNamespace(encode_pixels=encode, device=torch.device("cpu"), scaled=lambda z: 0.18215 * z)
     matrix = fit_linear(model)
     cells = encode(picture())[0][0] * 0.18215
     colours = torch.einsum("chw,cr->rhw", cells, matrix[:4]) + matrix[4][:, None, None]

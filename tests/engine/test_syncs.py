@@ -12,6 +12,7 @@ import torch
 from server.diffusion import SAMPLERS
 from server.diffusion.families.sd import StableDiffusion
 from server.diffusion.features.masks import MaskChannels, MaskedChange
+from server.diffusion.model import Condition
 from server.diffusion.sampling import denoise
 from server.diffusion.schedules import Schedule
 from tests.engine.conftest import Loaded
@@ -30,9 +31,9 @@ def loop(sampler: str, unet: Any, inpaint: bool, config: Any) -> torch.Tensor:
     sums = torch.empty(8, 8, dtype=torch.int32, device="meta")
     features: list[Any] = [MaskedChange(schedule, sums, 8, latents, latents, not inpaint)]
     if inpaint:
-        features.append(MaskChannels(latents[:, :1], latents))
-    model: Any = SimpleNamespace(unet=unet, embeds_guidance=False)
-    condition = torch.empty(2, 77, 32, device="meta")
+        features.append(MaskChannels(torch.cat([latents[:, :1], latents], dim=1)))
+    model: Any = SimpleNamespace(unet=unet, embeds_guidance=False, conditioning=lambda *_: {})
+    condition = Condition(torch.empty(2, 77, 32, device="meta"))
 
     def predict(inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         return StableDiffusion.predict(model, inputs, timestep, condition, 5.0)

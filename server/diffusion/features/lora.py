@@ -64,8 +64,8 @@ class LoraWeights(Feature):
     Raises WireError on entering: model_missing, model_corrupt, model_unsupported (made for another kind of model).
     """
 
-    def __init__(self, unet: Any, text_encoder: Any, loras: Loras) -> None:
-        self._targets = {"unet": unet, "text_encoder": text_encoder}
+    def __init__(self, denoiser: Any, encoders: Mapping[str, Any], loras: Loras) -> None:
+        self._targets = {"unet": denoiser, **encoders}
         self._loras = loras
         self._kept: list[tuple[Any, torch.Tensor]] = []
 

@@ -63,10 +63,10 @@ class MaskedChange(Feature):
 
 
 class MaskChannels(Feature):
-    """Appends mask and masked-picture latents to the input of a 9-channel inpainting model."""
+    """Appends what an inpainting model sees beside the latents: (1, channels, h, w), see LoadedModel.mask_channels."""
 
-    def __init__(self, mask: torch.Tensor, masked_latents: torch.Tensor) -> None:
-        self._extra = torch.cat([mask, masked_latents], dim=1)
+    def __init__(self, extra: torch.Tensor) -> None:
+        self._extra = extra
 
     def before_model(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
         return torch.cat([inputs, self._extra], dim=1)

@@ -20,7 +20,7 @@ class Previewer:
 
     @torch.inference_mode()
     def render(self, estimate: torch.Tensor, level: str) -> Pixels | None:
-        """RGB bytes of scaled latents (1, 4, h, w): h x w pixels at "rgb", half or all of the final size otherwise.
+        """RGB bytes of scaled latents (1, channels, h, w): h x w pixels at "rgb", else half or all of the final size.
 
         Without a tiny decoder "half" and "full" fall back to "rgb". None at "off".
         """
@@ -53,7 +53,7 @@ def fit_linear(model: LoadedModel) -> torch.Tensor:
     for picture in _pictures():
         mean, _ = model.encode_pixels(tensor_to_pixels(picture))
         small = torch.nn.functional.interpolate(picture, size=mean.shape[-2:], mode="area")
-        cells.append((model.latent_scale * mean)[0].flatten(1).T.cpu())
+        cells.append(model.scaled(mean)[0].flatten(1).T.cpu())
         colours.append(small[0].flatten(1).T)
     known = torch.cat(cells).to(torch.float64)
     known = torch.cat([known, torch.ones(len(known), 1, dtype=torch.float64)], dim=1)
