@@ -27,11 +27,14 @@ from krita_sd.wire.limits import (
     MAX_SEED,
     MAX_STEPS,
 )
-from krita_sd.wire.messages import MAX_SEQ, PREVIEW_LEVELS
+from krita_sd.wire.messages import MAX_SEQ, PLACES, PREVIEW_LEVELS
 from krita_sd.wire.recipe import FILLS, SAMPLERS
 from krita_sd.wire.values import Fields
 
 log = logging.getLogger(__name__)
+
+APPLY_WAYS = ("top", "above", "into", "mask")
+"""How a result becomes a layer; `canvas.insert` says what each means."""
 
 SOURCES = ("visible", "active layer")
 MAX_MODELS = 500
@@ -81,6 +84,10 @@ class Settings:
     options_open: bool = False
     workspace: str = "generate"
     seen: bool = False
+    place: str = "back"
+    apply_way: str = "top"
+    save_metadata: bool = True
+    save_folder: str = ""
     live: LiveSettings = LiveSettings()
     models: dict[str, ModelParams] = field(default_factory=dict)
 
@@ -131,6 +138,10 @@ class Settings:
             options_open=read.flag("options_open", False),
             workspace=read.text("workspace", MAX_NAME, "generate"),
             seen=read.flag("seen", False),
+            place=read.choice("place", PLACES, "back"),
+            apply_way=read.choice("apply_way", APPLY_WAYS, "top"),
+            save_metadata=read.flag("save_metadata", True),
+            save_folder=read.text("save_folder", 4096, ""),
             live=LiveSettings.read(_Tolerant(read.fields.data.get("live"))),
             models={str(key): ModelParams.read(value) for key, value in list(models.items())[-MAX_MODELS:]},
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ class ResultItem:
     text: str
     tip: str
     applied: bool
+    starred: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,10 +175,13 @@ def _choices(models: Sequence[Mapping[str, Any]], chosen: str) -> tuple[ModelCho
     return tuple(choices)
 
 
+_describe = functools.lru_cache(512)(plan.describe)  # 200 results are described anew with every step of a job
+
+
 def _items(table: JobTable) -> list[ResultItem]:
     items = []
     for number, result in enumerate(table.results.values(), 1):
         marks = [mark for mark, on in ((tr("applied"), result.applied), (tr("stopped early"), result.partial)) if on]
-        tip = plan.describe(result.recipe) + (f"\n({', '.join(marks)})" if marks else "")
-        items.append(ResultItem(result.key, str(number), tip, result.applied))
+        tip = _describe(result.recipe) + (f"\n({', '.join(marks)})" if marks else "")
+        items.append(ResultItem(result.key, str(number), tip, result.applied, result.starred))
     return items

@@ -107,7 +107,7 @@ class Generating(Part):
     def _submit(self, job_id: str, image: Picture | None, mask: Picture | None) -> None:
         job = self.core.table.jobs[job_id]
         wish = PreviewWish(self.core.settings.previews, PREVIEW_PIXELS)
-        self.core.link.submit(Draft(job_id, job.recipe, image, mask, job.count, previews=wish))
+        self.core.link.submit(Draft(job_id, job.recipe, image, mask, job.count, self.core.settings.place, wish))
         self.core.feed(ev.Captured(job_id))
 
     # The rectangle that a job would use ------------------------------------------------------------------------------
