@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from krita_sd.wire.errors import bad_request
 from krita_sd.wire.limits import MAX_SEED
 from krita_sd.wire.messages import PREVIEW_LEVELS
-from krita_sd.wire.recipe import SAMPLERS
+from krita_sd.wire.recipe import SAMPLERS, TILINGS
 
 MAX_STEPS = 10_000  # of the plan: strength 0.01 with a minimum of steps makes total far larger than what runs
 
@@ -28,6 +28,19 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True)
+class ControlLayer:
+    """A control layer of a task. model: a loaded `ControlModel`. image: uint8 (height, width, 3) RGB of the render
+    size. weight 0..2, acting in the share start..end of the steps that run, 0..1. type: as in the recipe."""
+
+    model: Any
+    image: Pixels = field(repr=False, compare=False)
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    type: str = ""
+
+
+@dataclass(frozen=True)
 class Task:
     """One picture to make. Sizes are render sizes in pixels; everything is a real value, 0 and "" included.
 
@@ -36,7 +49,9 @@ class Task:
     start_step are the plan of the schedule; steps start_step..total_steps-1 run, none when they are equal.
     guidance <= 1 runs without the negative prompt. clip_skip counts as in A1111: 0 and 1 are the last layer of the
     text encoder, 2 the one before it. begin: where sampling starts at start_step 0: "image" is the noised image,
-    "noise" is noise alone, "auto" is noise with a mask and the image without.
+    "noise" is noise alone, "auto" is noise with a mask and the image without. variation: 0 is the noise of `seed`, 1
+    that of `variation_seed`, 0..1 between them. wrap: "x", "y" or "xy": the picture goes on beyond its edges at the
+    opposite ones. pieces: side in pixels of the overlapping pieces in which the picture is denoised; 0: as a whole.
     """
 
     prompt: str = ""
@@ -54,6 +69,11 @@ class Task:
     clip_skip: int = 0
     preview: str = "rgb"
     begin: Literal["auto", "image", "noise"] = "auto"
+    controls: tuple[ControlLayer, ...] = ()
+    variation: float = 0.0
+    variation_seed: int = 0
+    wrap: str = ""
+    pieces: int = 0
 
     def check(self, multiple: int = 8) -> None:
         """Raise WireError(bad_request) when a field is out of range or two fields do not fit together."""
@@ -77,6 +97,15 @@ class Task:
             raise bad_request("The picture to start from does not have the render size.")
         if self.mask is not None and (self.mask.dtype != np.uint8 or self.mask.shape != (self.height, self.width)):
             raise bad_request("The mask does not have the render size.")
+        for layer in self.controls:
+            if layer.image.dtype != np.uint8 or layer.image.shape != (self.height, self.width, 3):
+                raise bad_request("The picture of a control layer does not have the render size.")
+        if not 0.0 <= self.variation <= 1.0 or not 0 <= self.variation_seed <= MAX_SEED:
+            raise bad_request("A variation must be between 0 and 1, and its seed between 0 and 2^63-1.")
+        if self.wrap not in TILINGS:
+            raise bad_request(f"There is no tiling named {self.wrap!r}.")
+        if self.pieces < 0 or self.pieces % multiple:
+            raise bad_request(f"The size of a piece, {self.pieces}, is not a multiple of {multiple} pixels.")
         if self.mask is not None and self.image is None:
             raise bad_request("A mask needs a picture to change.")
         if self.image is None and self.start_step > 0:

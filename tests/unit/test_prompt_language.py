@@ -8,9 +8,10 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.prompt import BREAK, Wildcards, expand, parse_attention, plain_text, split_blend, take_loras
@@ -52,6 +53,7 @@ def test_attention_syntax(prompt: str, wanted: list[tuple[str, float]]) -> None:
     assert weights(prompt) == wanted
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text(alphabet="ab ()[]:\\.1-BREAK\n\x00", max_size=60))
 def test_any_text_is_read(prompt: str) -> None:
     parts = parse_attention(prompt)
@@ -120,6 +122,7 @@ def test_what_only_looks_like_a_blend_stays_as_it_is(prompt: str) -> None:
     assert split_blend(prompt) == ((prompt, 1.0),)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text(alphabet="ab ()[]:\\.12 \n", max_size=60))
 def test_shares_are_a_whole_and_nothing_is_lost(prompt: str) -> None:
     variants = split_blend(prompt)
@@ -203,6 +206,7 @@ def test_wildcards_that_name_themselves_end(wildcards: Wildcards) -> None:
     assert done.draws <= MAX_DRAWS and len(done.text) <= 20_000
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text(alphabet="ab{}|_\\# \n", max_size=60))
 def test_any_text_is_expanded(prompt: str) -> None:
     assert len(expand(prompt, 3).text) <= len(prompt)
@@ -244,6 +248,14 @@ def test_lora_tags(prompt: str, text: str, tags: list[tuple[str, float]], ignore
 
 
 @pytest.fixture(scope="module")
+def engines() -> Any:
+    """The engine's own tokenizer."""
+    from server.diffusion.tokenizer import shipped_tokenizer
+
+    return shipped_tokenizer()
+
+
+@pytest.fixture(scope="module")
 def counter() -> TokenCounter:
     return clip_counter()
 
@@ -251,10 +263,8 @@ def counter() -> TokenCounter:
 @pytest.mark.parametrize(
     "text", ["", "a photo of a cat", "A  Photo\nOF", "it's 16:9!", "naïve 漢字 🙂", "x" * 300, "<|endoftext|> a"]
 )
-def test_tokens_are_counted_as_transformers_does(text: str, counter: TokenCounter) -> None:
-    from server.diffusion.tokenizer import shipped_tokenizer
-
-    assert counter.count(text) == len(shipped_tokenizer()(text, add_special_tokens=False).input_ids)
+def test_tokens_are_counted_as_transformers_does(text: str, counter: TokenCounter, engines: Any) -> None:
+    assert counter.count(text) == len(engines(text, add_special_tokens=False).input_ids)
 
 
 def test_the_embedded_models_own_tokenizer_is_counted_with() -> None:
@@ -278,14 +288,13 @@ def test_the_embedded_models_own_tokenizer_is_counted_with() -> None:
     ],
 )
 def test_tokens_and_chunks_are_those_of_the_engine(
-    prompt: str, tokens: int, chunks: int, counter: TokenCounter
+    prompt: str, tokens: int, chunks: int, counter: TokenCounter, engines: Any
 ) -> None:
     from server.diffusion.text import split_chunks
-    from server.diffusion.tokenizer import shipped_tokenizer
 
     parts = parse_attention(prompt)
     assert counter.measure(parts) == (tokens, chunks)
-    real = split_chunks(shipped_tokenizer(), parts)
+    real = split_chunks(engines, parts)
     assert (sum(map(len, real)) + 2 * len(real), len(real)) == (tokens, chunks)
 
 
