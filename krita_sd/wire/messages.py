@@ -279,7 +279,8 @@ class Progress(Message):
 @dataclass(frozen=True)
 class Result(Message):
     """A finished picture; its binary chunks (role "result", id = picture id) follow. Reliable: acknowledged by seq.
-    `recipe` is fully resolved and has the seed of this image. `partial`: stopped early and kept."""
+    `recipe` is fully resolved and has the seed of this image; its prompts are as they were typed. `partial`: stopped
+    early and kept. `reading`: how the prompts were read, {prompt, negative}, each as in `prompt_reading`."""
 
     type = "result"
     seq: int
@@ -291,6 +292,7 @@ class Result(Message):
     steps_run: int = 0
     partial: bool = False
     ms: dict[str, Any] = field(default_factory=dict)
+    reading: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, read: Fields) -> Result:
@@ -306,6 +308,7 @@ class Result(Message):
             read.integer("steps_run", 0, 2**31, 0),
             read.flag("partial", False),
             read.object("ms", {}),
+            read.object("reading", {}),
         )
 
 

@@ -179,6 +179,12 @@ class Connection:
             if message.rescan:
                 await self._hub.rescan()
             return self._hub.models_message()
+        elif isinstance(message, ReadPrompt):
+            return await asyncio.to_thread(scheduler.resolver.answer, message)
+        elif isinstance(message, Estimate):
+            return await asyncio.to_thread(memory.answer, self._hub.library, self._hub.pool.device(), message)
+        elif isinstance(message, FreeMemory):
+            self._hub.pool.free_memory()
         elif isinstance(message, Hello):
             raise bad_request("Hello was said already.")
         else:

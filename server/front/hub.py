@@ -152,6 +152,7 @@ class Hub:
 
     def _scan(self) -> None:
         self.library.scan()
+        self.scheduler.resolver.rescan()
         out: list[dict[str, Any]] = []
         size = 0
         for entry in self.library.entries:

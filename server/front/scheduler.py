@@ -28,6 +28,7 @@ from server.pool import Pool, Unit, WorkerEvent
 from .blobs import Blobs
 from .journal import Journal, Row
 from .queue import MAX_JOBS, Job, Queue
+from .resolve import Resolved, Resolver
 from .session import Preview, Session
 
 log = logging.getLogger(__name__)
@@ -47,12 +48,13 @@ class Scheduler:
         self, pool: Pool, library: Library, blobs: Blobs, journal: Journal, session: Callable[[str], Session]
     ) -> None:
         self.queue = Queue()
+        self.resolver = Resolver(library)
         self._pool = pool
-        self._library = library
         self._blobs = blobs
         self._journal = journal
         self._session = session
         self._units: dict[int, Job] = {}
+        self._readings: dict[int, asyncio.Task[dict[str, Any]]] = {}
         self._last_unit = 0
         self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._early: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -123,7 +125,8 @@ class Scheduler:
                 job=message.job,
             )
         try:
-            self._model(recipe)
+            check_built(recipe)
+            self.resolver.check(recipe)
         except WireError as error:
             error.job = message.job
             raise
@@ -185,7 +188,8 @@ class Scheduler:
         self._last_unit += 1
         number = job.unit = self._last_unit
         try:
-            model = self._model(job.recipe)
+            recipe = with_seed(job.recipe, job.next_index)
+            resolved = await asyncio.to_thread(self.resolver.resolve, recipe)
             pictures = await self._pictures(job.recipe)
         except WireError as error:
             job.unit = 0
@@ -200,23 +204,24 @@ class Scheduler:
             job.queued_ms = (time.monotonic() - job.submitted) * 1000.0
             self._journal.do("update jobs set started=1 where job=?", (job.id,))
         self._units[number] = job
+        # Counting tokens takes as long as it takes, beside the work.
+        self._readings[number] = asyncio.create_task(self._read(resolved))
         body = {
-            "recipe": with_seed(job.recipe, job.next_index).to_json(),
-            "model": model,
+            "recipe": recipe.to_json(),
+            "words": resolved.words_json(),
+            "model": resolved.model,
             "first": job.next_index == 0,
             "previews": job.previews.to_json(),
             "blobs": list(job.recipe.blobs()),
         }
         self._pool.run(Unit(number, job.id, body, pictures))
 
-    def _model(self, recipe: Recipe) -> dict[str, Any]:
-        entry = self._library.find(recipe.model)
-        loras = {lora.id: str(self._library.find(lora.id, "lora").path) for lora in recipe.loras}
-        if recipe.vae:
-            raise WireError(Code.UNSUPPORTED, "Another VAE cannot be chosen yet.", "Use the model's own.")
-        if recipe.kind not in BUILT or recipe.controls or recipe.tile or recipe.variation:
-            raise WireError(Code.UNSUPPORTED, "This server cannot do that yet.", "Update it.")
-        return {"id": entry.id, "path": str(entry.path), "family": entry.family, "loras": loras}
+    async def _read(self, resolved: Resolved) -> dict[str, Any]:
+        try:
+            return await asyncio.to_thread(self.resolver.reading, resolved)
+        except Exception:  # a line of text about the prompt is not worth a picture
+            log.exception("the prompt could not be put into words")
+            return {}
 
     async def _pictures(self, recipe: Recipe) -> dict[str, Picture]:
         out = {}
@@ -270,8 +275,9 @@ class Scheduler:
 
     async def _conclude(self, job: Job, event: WorkerEvent) -> None:
         job.unit = 0
+        reading = self._readings.pop(event.unit, None)
         if event.kind == "image":
-            await self._deliver(job, event)
+            await self._deliver(job, event, reading)
         elif job.wish == "cancel" or event.kind == "cancelled":
             self._end(job, "done" if job.wish == "finish" and job.results else "cancelled")
         elif event.kind == "failed":
@@ -284,7 +290,7 @@ class Scheduler:
         else:
             self._end(job, "failed", _death(event.data.get("exit")))
 
-    async def _deliver(self, job: Job, event: WorkerEvent) -> None:
+    async def _deliver(self, job: Job, event: WorkerEvent, reading: asyncio.Task[dict[str, Any]] | None) -> None:
         index = job.next_index
         job.next_index += 1
         await self._pump()  # the machine works on while the picture is written
@@ -292,6 +298,7 @@ class Scheduler:
         picture = Picture(described["format"], described["width"], described["height"], event.payload)
         if job.wish != "cancel":
             await self._blobs.store(described["id"], picture)
+        event.data["reading"] = await reading if reading is not None else {}
         if self.queue.get(job.id) is not job:
             return  # ended while the picture was written
         if job.wish == "cancel":
@@ -359,6 +366,14 @@ class Scheduler:
             self.queue.remove(job)
             self._blobs.unpin(job.recipe.blobs())
             self._journal.do("delete from jobs where job=?", (job.id,))
+
+
+def check_built(recipe: Recipe) -> None:
+    """Raise WireError(unsupported) for what a recipe can say and the worker cannot do yet."""
+    if recipe.vae:
+        raise WireError(Code.UNSUPPORTED, "Another VAE cannot be chosen yet.", "Use the model's own.")
+    if recipe.kind not in BUILT or recipe.controls or recipe.tile or recipe.variation:
+        raise WireError(Code.UNSUPPORTED, "This server cannot do that yet.", "Update it.")
 
 
 def _death(code: int | None) -> WireError:

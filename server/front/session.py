@@ -144,7 +144,7 @@ class Session:
         """Deliver a picture that the blob store holds; pinned until acknowledged."""
         seq = self._next_seq()
         body = {"type": Result.type, "seq": seq, "job": job, "index": index, "count": count, "picture": picture}
-        body |= {key: data[key] for key in ("recipe", "steps_run", "partial", "ms")}
+        body |= {key: data[key] for key in ("recipe", "steps_run", "partial", "ms", "reading")}
         item = Item(seq, dump(body), picture["id"])
         self._hold(item, picture["bytes"])
         self._push(item)

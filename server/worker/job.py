@@ -24,8 +24,9 @@ from krita_sd.wire.recipe import Recipe, steps_plan
 from krita_sd.wire.values import or_default
 
 from . import pixels
+from .device import is_out_of_memory
 from .models import ModelCache
-from .prepare import Prepared, prepare
+from .prepare import Prepared, loras_of, prepare
 
 Array = NDArray[np.uint8]
 Emit = Callable[..., None]
@@ -194,8 +195,8 @@ class _UnitRun:
         if begin == "auto" and mask is not None and self.prepared.filled:
             begin = "image"
         task = Task(
-            prompt=recipe.prompt,
-            negative=recipe.negative,
+            prompt=self.order["words"]["prompt"],
+            negative=self.order["words"]["negative"],
             seed=recipe.seed,
             total_steps=run.total_steps,
             start_step=run.start_step,
@@ -205,7 +206,7 @@ class _UnitRun:
             height=run.plan.extent.height,
             image=image,
             mask=mask,
-            loras=self.prepared.loras,
+            loras=loras_of(recipe, self.order["model"]),
             clip_skip=int(or_default(recipe.clip_skip, 0)),
             preview=self._previews["level"],
             begin=begin,  # type: ignore[arg-type]

@@ -41,20 +41,18 @@ class Prepared:
     denoise_render: Array | None = None
     composite: Array | None = None
     filled: bool = False
-    loras: tuple[tuple[Path, float], ...] = ()
 
 
 def prepare(recipe: Recipe, pictures: dict[str, Picture], model: Any, settings: dict[str, Any]) -> Prepared:
-    """Resolve `recipe` for `model`. `settings`: id of the model, paths of the LoRAs by id. Raises WireError."""
+    """Resolve `recipe` for `model`. `settings`: what the front resolved (id and paths). Raises WireError."""
     recipe = resolve(recipe, model.defaults).replace(model=settings["id"])
     target = Extent(recipe.width, recipe.height)
     plan = plan_render(target, model.native)
-    loras = tuple((Path(settings["loras"][lora.id]), lora.weight) for lora in recipe.loras)
     if recipe.kind == "txt2img":
-        return Prepared(recipe, plan, 1.0, loras=loras)
+        return Prepared(recipe, plan, 1.0)
     image = pixels.rgb_of(_input(pictures, recipe.image, "bgra8", target, "picture"))
     if recipe.kind == "img2img":
-        return Prepared(recipe, plan, recipe.strength, image, pixels.to_render(image, plan), loras=loras)
+        return Prepared(recipe, plan, recipe.strength, image, pixels.to_render(image, plan))
     selection = pixels.grey_of(_input(pictures, recipe.mask, "grey8", target, "mask"))
     box = masks.bounds(selection)
     if box.is_empty:
@@ -77,8 +75,13 @@ def prepare(recipe: Recipe, pictures: dict[str, Picture], model: Any, settings: 
         denoise_render,
         composite,
         filled=recipe.strength >= 1.0 and recipe.fill != "neutral",
-        loras=loras,
     )
+
+
+def loras_of(recipe: Recipe, settings: dict[str, Any]) -> tuple[tuple[Path, float], ...]:
+    """Files and weights of the recipe's LoRAs, then of those that this image's prompt calls for."""
+    listed = [(Path(settings["loras"][lora.id]), lora.weight) for lora in recipe.loras]
+    return (*listed, *((Path(path), weight) for path, weight in settings["prompt_loras"]))
 
 
 def resolve(recipe: Recipe, defaults: dict[str, Any]) -> Recipe:

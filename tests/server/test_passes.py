@@ -34,7 +34,8 @@ def test_phases_never_go_back_and_steps_count_through_both_passes(tmp_path: Path
     order = {
         "job": "job",
         "first": True,
-        "model": {"id": "tiny", "path": str(path), "family": "sd1", "loras": {}},
+        "model": {"id": "tiny", "path": str(path), "family": "sd1", "loras": {}, "prompt_loras": []},
+        "words": {"prompt": "x", "negative": ""},
         "recipe": recipe.to_json(),
         "previews": {"level": "rgb", "reliable": True, "max_pixels": 10**6},
     }

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From names in a recipe to files: model, VAE, LoRAs (also those that the prompt calls for), control models; and the
+prompt itself, with comments and wildcards done, as a worker is given it. Everything here may block: call in a thread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from krita_sd.wire.errors import Code, WireError
+from krita_sd.wire.limits import MAX_LORAS
+from krita_sd.wire.queries import PromptReading, ReadPrompt
+from krita_sd.wire.recipe import CONTROL_MAPS, Control, Recipe
+from server.library import Library, ModelEntry
+from server.library.scan import POCKET
+from server.prompt.reading import CLIP_FAMILIES, Reading, Words, read_words, words_of
+from server.prompt.tokens import TokenCounter, clip_counter, folder_counter
+from server.prompt.wildcards import Wildcards
+
+CONTROL_KINDS = ("controlnet", "t2i_adapter", "ip_adapter")
+
+# Which type a control model is for stands nowhere but in its name. Letters and digits only, lower case.
+_NAMED = {
+    "scribble": ("scribble", "sketch"),
+    "line_art": ("lineart",),
+    "soft_edge": ("softedge", "hed", "pidi"),
+    "canny": ("canny",),
+    "depth": ("depth", "midas"),
+    "normal": ("normal",),
+    "pose": ("pose",),
+    "segmentation": ("segmentation", "seg"),
+    "tile": ("tile",),
+    "blur": ("blur", "tile"),
+    "stencil": ("stencil", "qrcode", "brightness", "illumination"),
+    "face": ("face",),
+    "style": ("style",),
+    "composition": ("composition",),
+}
+_ANYTHING = ("union", "promax")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe's image, ready for a worker: files by name, words of both prompts, and how to say what was read."""
+
+    model: dict[str, Any]
+    words: Words
+    negative: Words
+    family: str
+
+    def words_json(self) -> dict[str, str]:
+        return {"prompt": self.words.text, "negative": self.negative.text}
+
+
+class Resolver:
+    """Knows the library, the wildcard files beside the models, and the tokenizers that count."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._wildcards: Wildcards | None = None
+        self._counters: dict[str, TokenCounter | None] = {}
+
+    def rescan(self) -> None:
+        """The folders may have changed."""
+        self._wildcards = None
+        self._counters.clear()
+
+    @property
+    def wildcards(self) -> Wildcards:
+        if self._wildcards is None:
+            self._wildcards = Wildcards(self._library.roots)
+        return self._wildcards
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise WireError when a model that the recipe names is missing or cannot be used."""
+        self._model(recipe, ())
+
+    def resolve(self, recipe: Recipe) -> Resolved:
+        """Everything for the image with this recipe's seed. Raises WireError(model_*, unsupported)."""
+        words = words_of(recipe.prompt, recipe.seed, self.wildcards)
+        negative = words_of(recipe.negative, recipe.seed, self.wildcards, "negative")
+        model = self._model(recipe, (*words.loras, *negative.loras))
+        return Resolved(model, words, negative, model["family"])
+
+    def reading(self, resolved: Resolved) -> dict[str, Any]:
+        """How both prompts were read: {"prompt": ..., "negative": ...}, each as in `prompt_reading`."""
+        entry = self._library.find(resolved.model["id"]) if resolved.model["id"] else None
+        return {
+            "prompt": self._read(resolved.words, entry).to_json(),
+            "negative": self._read(resolved.negative, entry).to_json(),
+        }
+
+    def answer(self, question: ReadPrompt) -> PromptReading:
+        """Answer `read_prompt`. Wildcards are drawn with seed 0: an example."""
+        try:
+            entry = self._library.find(question.model)
+        except WireError:
+            return PromptReading(question.id)
+        words = words_of(question.prompt, 0, self.wildcards)
+        negative = words_of(question.negative, 0, self.wildcards, "negative")
+        return PromptReading(question.id, self._read(words, entry).to_json(), self._read(negative, entry).to_json())
+
+    def _read(self, words: Words, entry: ModelEntry | None) -> Reading:
+        family = entry.family if entry is not None else ""
+        found = {tag.name: lora for tag in words.loras if (lora := self._lora(tag.name)) is not None}
+        return read_words(words, family, self._counter(entry), found)
+
+    def _counter(self, entry: ModelEntry | None) -> TokenCounter | None:
+        if entry is None:
+            return None
+        folder = entry.path / "tokenizer"
+        own = str(folder) if folder.is_dir() else ""
+        key = own or ("clip" if entry.family in CLIP_FAMILIES else "none")
+        if key not in self._counters:
+            self._counters[key] = folder_counter(folder) if own else clip_counter() if key == "clip" else None
+        return self._counters[key]
+
+    def _model(self, recipe: Recipe, tags: Iterable[Any]) -> dict[str, Any]:
+        if recipe.kind == "preprocess":
+            return {"id": "", "path": "", "family": "", "loras": {}, "prompt_loras": [], "controls": []}
+        entry = self._library.find(recipe.model)
+        loras = {lora.id: str(self._library.find(lora.id, "lora").path) for lora in recipe.loras}
+        chosen = {path: weight for path, weight in self._prompt_loras(tags) if path not in loras.values()}
+        return {
+            "id": entry.id,
+            "path": str(entry.path),
+            "family": entry.family,
+            "vae": str(self._library.find(recipe.vae, "vae").path) if recipe.vae else "",
+            "upscaler": str(self._library.find(recipe.upscaler, "upscaler").path) if recipe.upscaler else "",
+            "loras": loras,
+            "prompt_loras": list(chosen.items())[: max(0, MAX_LORAS - len(loras))],
+            "controls": [self._control(control, entry) for control in recipe.controls],
+        }
+
+    def _prompt_loras(self, tags: Iterable[Any]) -> list[tuple[str, float]]:
+        found = [(self._lora(tag.name), tag.weight) for tag in tags]
+        return [(str(entry.path), weight) for entry, weight in found if entry is not None]
+
+    def _lora(self, name: str) -> ModelEntry | None:
+        """The usable LoRA that a tag means: by id, by the name in the list, or by the file's name; case does not
+        matter, nor does the suffix."""
+        wanted = name.casefold().removesuffix(".safetensors")
+        usable = [entry for entry in self._library.entries if entry.kind == "lora" and entry.usable]
+        for key in (lambda e: e.id, lambda e: e.name, lambda e: e.path.stem):
+            for entry in usable:
+                if key(entry).casefold() == wanted:
+                    return entry
+        return None
+
+    def _control(self, control: Control, model: ModelEntry) -> dict[str, Any]:
+        entry = self._chosen_control(control) if control.model else self._best_control(control, model)
+        return {"path": str(entry.path), "kind": entry.kind, "name": entry.name}
+
+    def _chosen_control(self, control: Control) -> ModelEntry:
+        for kind in CONTROL_KINDS:
+            try:
+                return self._library.find(control.model, kind)
+            except WireError as error:
+                if error.code is not Code.MODEL_MISSING:
+                    raise
+        raise WireError(
+            Code.MODEL_MISSING, "The server has no such control model.", "Rescan the models and choose again."
+        )
+
+    def _best_control(self, control: Control, model: ModelEntry) -> ModelEntry:
+        wanted_kinds = CONTROL_KINDS[:2] if control.type in (*CONTROL_MAPS, "stencil") else CONTROL_KINDS[2:]
+        fits = [
+            entry
+            for entry in self._library.entries
+            if entry.kind in wanted_kinds and entry.usable and belongs_together(entry, model)
+        ]
+        named = [entry for entry in fits if control_fits(entry.name, control.type)]
+        general = [entry for entry in fits if any(word in _letters(entry.name) for word in _ANYTHING)]
+        if control.type == "reference":
+            general = general or fits
+        if not (named or general):
+            what = control.type.replace("_", " ")
+            raise WireError(
+                Code.UNSUPPORTED,
+                f"There is no model for {what} control that fits {model.name}.",
+                f"Put a {_what_kind(wanted_kinds)} with “{what}” in its name into the models folder and rescan.",
+            )
+        return (named or general)[0]
+
+
+def belongs_together(part: ModelEntry, model: ModelEntry) -> bool:
+    """Whether an addition was made for this model: the same family, and the embedded model's own parts for it alone."""
+    if part.path.is_relative_to(POCKET) or model.path == POCKET:
+        return part.path.is_relative_to(POCKET) and model.path == POCKET
+    return part.family in ("", model.family)
+
+
+def control_fits(name: str, type: str) -> bool:
+    """Whether a control model's name says that it is for this type of control."""
+    letters = _letters(name)
+    return any(word in letters for word in _NAMED.get(type, (_letters(type),)))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _what_kind(kinds: tuple[str, ...]) -> str:
+    return "ControlNet" if kinds[0] == "controlnet" else "IP-Adapter"
