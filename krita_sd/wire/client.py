@@ -15,13 +15,30 @@ survives a drop, that blobs are sent before the submit that names them and only 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from . import PROTOCOL
 from .errors import Code, WireError
+from .events import (
+    Answered,
+    Connected,
+    Event,
+    JobLost,
+    JobProgress,
+    JobState,
+    LiveCanvasWanted,
+    LiveFrame,
+    LiveStatus,
+    ModelsListed,
+    PreviewReady,
+    Refused,
+    ResultReady,
+)
 from .frames import Assembler, Chunk, Picture, decode_frame, split
 from .limits import MAX_NAME, MAX_OPEN_UPLOADS
+from .live import Live, LiveState, LiveStop
+from .live_client import LiveRequests
 from .messages import (
     TERMINAL,
     Ack,
@@ -45,75 +62,24 @@ from .recipe import Recipe
 from .values import Fields
 from .version import VERSION
 
-
-@dataclass(frozen=True)
-class Event:
-    """Base of what a `ClientCore` reports."""
-
-
-@dataclass(frozen=True)
-class Connected(Event):
-    """The server has answered hello."""
-
-    welcome: Welcome
-
-
-@dataclass(frozen=True)
-class JobState(Event):
-    """A job entered a state. `state.seq` is 0 for a state concluded here (cancelled before it was sent)."""
-
-    state: State
-
-
-@dataclass(frozen=True)
-class JobProgress(Event):
-    progress: Progress
-
-
-@dataclass(frozen=True)
-class PreviewReady(Event):
-    """An estimate of image `index` after `step` of `total` steps."""
-
-    job: str
-    index: int
-    step: int
-    total: int
-    picture: Picture
-
-
-@dataclass(frozen=True)
-class ResultReady(Event):
-    """A finished picture. Call `ClientCore.stored(result.seq)` once it is safe."""
-
-    result: Result
-    picture: Picture
-
-
-@dataclass(frozen=True)
-class JobLost(Event):
-    """The job ended with a server that is gone; nothing more will come. Submit it again to have it."""
-
-    job: str
-
-
-@dataclass(frozen=True)
-class ModelsListed(Event):
-    models: tuple[dict, ...]
-    device: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Answered(Event):
-    """The answer to an `ask`, or something that the server tells unasked (the queue's order)."""
-
-    message: Message
-
-
-@dataclass(frozen=True)
-class Refused(Event):
-    """The server refused something, or sent what could not be read; `error.job` names the job if it was one."""
-
-    error: WireError
+__all__ = [
+    "Answered",
+    "ClientCore",
+    "Connected",
+    "Event",
+    "JobLost",
+    "JobProgress",
+    "JobState",
+    "LiveCanvasWanted",
+    "LiveFrame",
+    "LiveStatus",
+    "ModelsListed",
+    "PreviewReady",
+    "Refused",
+    "ResultReady",
+    "is_over",
+    "with_seed",
+]
 
 
 @dataclass
@@ -148,6 +114,7 @@ class ClientCore:
         self._texts: deque[str] = deque()
         self._bulk: deque[Iterator[str | bytes]] = deque()
         self._assembler = Assembler(MAX_OPEN_UPLOADS)
+        self._live = LiveRequests(self._known)
 
     @property
     def last_seq(self) -> int:
@@ -201,6 +168,22 @@ class ClientCore:
         if self.welcome is not None:
             self._send(message)
 
+    def live(
+        self, request: Live, pictures: dict[str, Picture], width: int, height: int, tiles: Mapping[int, bytes]
+    ) -> None:
+        """Ask for a live picture; replaces a request of the same live that has not left, whose tiles are kept.
+
+        pictures: blobs of `request.recipe.blobs()` by hash. width, height: extent of the canvas in pixels. tiles: those
+        that changed since the last call (see `live.Patch`), all of them at first and after `LiveCanvasWanted`; until
+        then the request waits. `request.canvas` is filled in here. Answered by `LiveFrame` and `LiveStatus`.
+        """
+        self._live.request(request, pictures, width, height, tiles)
+
+    def live_stop(self, live: str) -> None:
+        """Live is off: nothing of it is sent or delivered any more."""
+        if self._live.stop(live) and self.welcome is not None:
+            self._send(LiveStop(live))
+
     def stored(self, seq: int) -> None:
         """The result `seq` is safe at the client: it may be acknowledged and will never be replayed."""
         self._unstored.discard(seq)
@@ -217,6 +200,7 @@ class ClientCore:
         self._assembler.clear()
         for pending in self._pending.values():
             pending.uploads = 0
+        self._live.disconnected()
         self._send(Hello((PROTOCOL,), self.client, self.version, self.session, self._low, self.instance))
 
     def disconnect(self) -> None:
@@ -226,9 +210,13 @@ class ClientCore:
         self._bulk.clear()
 
     def outgoing(self) -> str | bytes | None:
-        """The next message to send, or None. Texts overtake the chunks of uploads; an upload precedes its submit."""
+        """The next message to send, or None. Texts overtake live requests, and these the uploads of jobs; an upload
+        precedes its submit."""
         if self._texts:
             return self._texts.popleft()
+        live = self._live.outgoing() if self.welcome is not None else None
+        if live is not None:
+            return live
         while self._bulk:
             message = next(self._bulk[0], None)
             if message is not None:
@@ -253,6 +241,8 @@ class ClientCore:
             for frame in split(picture, "blob", digest):
                 if job not in self._pending:  # cancelled while its pictures were on the way
                     return
+                if digest in self._known:  # a live request that needs it too has overtaken this one
+                    break
                 yield frame
             self._known.add(digest)
         if job in self._pending:
@@ -287,6 +277,8 @@ class ClientCore:
             return self._receive_error(message.error)
         if isinstance(message, (PromptReading, MemoryEstimate, QueueOrder)):
             return [Answered(message)]
+        if isinstance(message, LiveState):
+            return self._live.state(message)
         return []
 
     def _receive_welcome(self, welcome: Welcome) -> list[Event]:
@@ -317,7 +309,7 @@ class ClientCore:
                 events.append(JobState(State(0, job, "cancelled")))
             elif job not in alive:
                 self._schedule(job)
-        return events
+        return events + self._live.welcomed()
 
     def _receive_state(self, state: State) -> list[Event]:
         self._pending.pop(state.job, None)
@@ -330,6 +322,9 @@ class ClientCore:
     def _receive_chunk(self, chunk: Chunk) -> list[Event]:
         if chunk.role == "result" and chunk.id not in self._results:
             return []  # of a result that is here already: replayed by a server that had not seen our ack
+        if chunk.role == "live" and not self._live.wants(chunk):
+            self._assembler.drop(chunk.role, chunk.id)
+            return []
         picture = self._assembler.feed(chunk)
         if picture is None:
             return []
@@ -337,6 +332,8 @@ class ClientCore:
             read = Fields(chunk.header, "preview header")
             index, step, total = (read.integer(key, 0, 2**31) for key in ("index", "step", "total_steps"))
             return [PreviewReady(read.identifier("job", MAX_NAME), index, step, total, picture)]
+        if chunk.role == "live":
+            return self._live.frame(chunk, picture)
         if chunk.role == "result":
             result = self._results.pop(chunk.id)
             if not self._is_new(result.seq):
@@ -350,7 +347,8 @@ class ClientCore:
         job = error.job or ""
         pending = self._pending.get(job)
         if pending is None:
-            return [Refused(error)]
+            live = self._live.error(error)
+            return [Refused(error)] if live is None else live
         if error.code is Code.BLOB_MISSING and pending.uploads < 3:
             # The server has evicted what we thought it knows: send those again, then the submit.
             missing = error.details.get("missing")
