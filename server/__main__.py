@@ -45,6 +45,8 @@ def _serve(parsed: argparse.Namespace) -> int:
         port=parsed.port,
         token_file=parsed.token_file,
         device=parsed.device,
+        dtype=parsed.dtype,
+        leave_free=parsed.leave_free,
         owner=parsed.owner,
         keep=parsed.keep,
     )

@@ -14,6 +14,7 @@ from krita_sd.wire.places import state_dir
 from krita_sd.wire.recipe import SAMPLERS
 from krita_sd.wire.version import VERSION
 
+DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cuda", "xpu", "mps", "cpu")
 BAD_ARGUMENTS = 2
 
@@ -96,6 +97,15 @@ def _generate() -> tuple[Parser, Check]:
 def _add_machine(parser: Parser) -> None:
     parser.add_argument("--models", type=Path, action="append", metavar="DIR", help="folder of models (repeatable)")
     parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision (default: measured)")
+    parser.add_argument(
+        "--leave-free", type=_number(0.0, 1024.0), default=0.0, metavar="GB", help="memory of the device left to others"
+    )
+
+
+def machine_arguments(parsed: argparse.Namespace) -> list[str]:
+    """What `_add_machine` read, for the command line of another server."""
+    return ["--device", parsed.device, "--dtype", parsed.dtype, "--leave-free", str(parsed.leave_free)]
 
 
 _COMMANDS = {"serve": _serve, "generate": _generate, "models": _models}

@@ -23,11 +23,11 @@ _LISTENING = re.compile(r"listening on (ws://\S+)")
 
 
 @contextlib.asynccontextmanager
-async def own_server(models: Sequence[Path], device: str) -> AsyncIterator[tuple[str, str]]:
+async def own_server(models: Sequence[Path], machine: Sequence[str]) -> AsyncIterator[tuple[str, str]]:
     """(address, token) of a server that lives as long as the block. Raises WireError when it does not start."""
     state = Path(tempfile.mkdtemp(prefix="krita-sd-"))
     command = [sys.executable, "-m", "server", "--port", "0", "--state", str(state), "--owner", str(os.getpid())]
-    command += ["--device", device]
+    command += machine
     for folder in models:
         command += ["--models", str(folder.absolute())]
     process = subprocess.Popen(

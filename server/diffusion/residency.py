@@ -31,6 +31,7 @@ class Residency:
         self._here: set[str] = set(self._parts)
         self._tiled = False
         self.rung = "full"
+        self.floor = "full"
         self.brought: dict[str, int] = dict.fromkeys(self._parts, 0)
 
     @property
@@ -61,10 +62,11 @@ class Residency:
             if step >= RUNGS.index("model") or part == "encoders":
                 self._leave(part)
 
-    def prefer(self, rung: str) -> None:
-        """Go to `rung` if it is further down than where the model is; going up again is left to a new load."""
-        if RUNGS.index(rung) > RUNGS.index(self.rung):
-            self.step_to(rung)
+    def settle(self, rung: str) -> None:
+        """Go to the rung of an estimate, but never above `floor` (where memory ran out once) nor up from "groups"."""
+        target = max(RUNGS.index(rung), RUNGS.index(self.floor))
+        if target > RUNGS.index(self.rung) or RUNGS.index("groups") > RUNGS.index(self.rung) > target:
+            self.step_to(RUNGS[target])
 
     def _hook(self, alone: bool, skip: str) -> None:
         for part, modules in self._parts.items():

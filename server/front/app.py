@@ -42,6 +42,8 @@ class Options:
     port: int = 0
     token_file: Path | None = None
     device: str = "auto"
+    dtype: str = "auto"
+    leave_free: float = 0.0
     owner: int | None = None
     keep: bool = False
 
@@ -58,7 +60,9 @@ async def serve(options: Options, announce: Callable[[str], None]) -> None:
         token = folder.token(options.token_file)
         stop = _stop_event()
         with _worker_log(folder.path / "worker.log") as worker_log:
-            pool = LocalPool(options.device, worker_log)
+            pool = LocalPool(
+                options.device, worker_log, ("--dtype", options.dtype, "--leave-free", str(options.leave_free))
+            )
             hub = Hub(folder, Library(options.models), pool)
             listener = Listener(hub, token)
             # Listening fails first and fast: a taken port must not cost the load of a journal.

@@ -58,6 +58,10 @@ class Pool(Protocol):
         """The last preview of `unit` has left: the next may be computed."""
         ...
 
+    def free_memory(self) -> None:
+        """Unload models as soon as no unit runs; the event `memory` follows."""
+        ...
+
     def device(self) -> dict[str, Any]:
         """{kind, name, ...} of what the workers run on; kind "starting" until known."""
         ...

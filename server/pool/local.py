@@ -54,6 +54,11 @@ class LocalPool:
     def idle(self) -> bool:
         return not self._closing and self._unit == 0
 
+    def free_memory(self) -> None:
+        """Unload models as soon as the running unit is over; answered by the event `memory`."""
+        if self._process is not None:
+            self._process.send({"do": "free"})
+
     def run(self, unit: Unit) -> None:
         if self._process is None:
             self._spawn()
@@ -122,8 +127,10 @@ class LocalPool:
         if kind == "ready":
             self._deaths = 0
             self._device = data["device"]
-        elif unit != self._unit:
+        elif unit != self._unit and kind != "memory":
             return
+        if "free" in data:
+            self._device = {**self._device, "free": data.pop("free")}
         self._begun = True
         if kind in ("image", "failed", "cancelled"):
             self._settle()

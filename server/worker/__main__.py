@@ -15,6 +15,8 @@ from .loop import WorkLoop
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m server.worker")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--leave-free", type=float, default=0.0, help="GB of the device left to other programs")
     arguments = parser.parse_args()
     # A terminal's Ctrl+C reaches the whole group; the front decides what it means and closes our pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -23,7 +25,8 @@ def main() -> int:
     outgoing = os.fdopen(os.dup(1), "wb", buffering=1024 * 1024)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    WorkLoop(sys.stdin.buffer, outgoing, arguments.device).run()
+    reserve = int(arguments.leave_free * 1024**3)
+    WorkLoop(sys.stdin.buffer, outgoing, arguments.device, arguments.dtype, reserve).run()
     return 0
 
 

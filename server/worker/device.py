@@ -22,7 +22,7 @@ def choose_device(wanted: str) -> tuple[str, dict[str, Any]]:
         if not problem:
             if kind == "cpu":
                 _leave_a_core(torch)
-            info = {"kind": kind, "name": _name(torch, kind), "memory": _memory(torch, kind), "note": " ".join(notes)}
+            info = {"kind": kind, "name": _name(torch, kind), "memory": total_memory(kind), "note": " ".join(notes)}
             log.info("device %s", info)
             return kind, info
         log.warning("device %s: %s", kind, problem)
@@ -60,10 +60,46 @@ def _name(torch: Any, kind: str) -> str:
     return {"mps": "Apple GPU", "cpu": "Processor"}[kind]
 
 
-def _memory(torch: Any, kind: str) -> int:
+def total_memory(kind: str) -> int:
     """Bytes of memory of the device; 0 when unknown."""
+    import torch
+
     if kind in ("cuda", "xpu"):
         return int(getattr(torch, kind).get_device_properties(0).total_memory)
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+def free_memory(kind: str) -> int:
+    """Bytes that this process can still take on the device; 0 when unknown."""
+    import torch
+
+    if kind in ("cuda", "xpu"):
+        module = getattr(torch, kind)
+        # What the allocator keeps for reuse is free to us.
+        return int(module.mem_get_info(0)[0]) + module.memory_reserved(0) - module.memory_allocated(0)
+    if kind == "mps":
+        return max(0, int(torch.mps.recommended_max_memory()) - int(torch.mps.current_allocated_memory()))
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = next((line for line in lines if line.startswith("MemAvailable:")), "")
+    except OSError:
+        return 0
+    return int(found.split()[1]) * 1024 if found else 0
+
+
+def release(kind: str) -> None:
+    """Give memory that the allocator keeps back to the device."""
+    import torch
+
+    module = getattr(torch, kind, None)
+    if kind != "cpu" and module is not None and hasattr(module, "empty_cache"):
+        module.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, as the different devices say it."""
+    name, text = type(error).__name__, str(error)
+    said = ("can't allocate memory", "not enough memory", "out of memory", "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY")
+    return "OutOfMemory" in name or isinstance(error, MemoryError) or any(part in text for part in said)

@@ -20,9 +20,10 @@ from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 from server.pool.channel import read_message, write_message
 
-from .device import choose_device
+from .device import choose_device, free_memory, is_out_of_memory
 from .job import Control, Execution
 from .models import ModelCache
+from .precision import read_dtype
 
 log = logging.getLogger(__name__)
 
@@ -37,24 +38,35 @@ KEPT_PICTURES = 4
 class WorkLoop:
     """Reads `incoming`, writes `outgoing`; `run` returns only when the pipe is closed while idle."""
 
-    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, device: str) -> None:
+    def __init__(
+        self, incoming: BinaryIO, outgoing: BinaryIO, device: str, dtype: str = "auto", reserve: int = 0
+    ) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
         self._lock = threading.Lock()
         self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._pictures: dict[str, Picture] = {}
         self._controls: dict[int, Control] = {}
-        self._wanted_device = device
+        self._wanted_device = self._device = device
+        self._wanted_dtype = dtype
+        self._reserve = reserve
 
     def run(self) -> None:
         threading.Thread(target=self._read, name="orders", daemon=True).start()
         device, info = choose_device(self._wanted_device)
-        models = ModelCache(device)
+        self._device = device
+        dtype = read_dtype(self._wanted_dtype, device)
+        models = ModelCache(device, reserve=self._reserve, dtype=dtype)
         execution = Execution(models)
+        info |= {"free": free_memory(device), "dtype": str(dtype).removeprefix("torch."), "leave": self._reserve}
         self._emit("ready", device=info)
         _import_ahead()
         while (order := self._orders.get()) is not None:
-            self._run_unit(execution, order)
+            if order["do"] == "free":
+                models.free()
+                self._emit("memory", free=free_memory(device))
+            else:
+                self._run_unit(execution, order)
 
     def _run_unit(self, execution: Execution, order: dict[str, Any]) -> None:
         unit = int(order["unit"])
@@ -66,7 +78,7 @@ class WorkLoop:
         try:
             pictures = {digest: self._pictures[digest] for digest in order["blobs"]}
             data, payload = execution.run(order, pictures, control, emit)
-            emit("image", payload, **data)
+            emit("image", payload, free=free_memory(self._device), **data)
         except WireError as error:
             if error.code is Code.CANCELLED:
                 emit("cancelled")
@@ -81,13 +93,15 @@ class WorkLoop:
     def _read(self) -> None:
         while (message := read_message(self._incoming)) is not None:
             order, payload = message
-            do = order.pop("do")
+            do = order["do"]
             if do == "picture":
                 picture = Picture(order["format"], order["width"], order["height"], payload)
                 self._pictures.pop(order["hash"], None)  # so that it becomes the newest
                 self._pictures[order["hash"]] = picture
                 while len(self._pictures) > KEPT_PICTURES:
                     self._pictures.pop(next(iter(self._pictures)))
+            elif do == "free":
+                self._orders.put(order)
             elif do == "run":
                 self._controls[int(order["unit"])] = Control()
                 if order["first"]:
@@ -120,7 +134,7 @@ def _unexpected(error: Exception) -> WireError:
     ref = uuid.uuid4().hex[:8]
     log.error("ref %s\n%s", ref, traceback.format_exc())
     name = type(error).__name__
-    if "OutOfMemory" in name or isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return WireError(
             Code.OUT_OF_MEMORY,
             "There was not enough memory for this picture.",

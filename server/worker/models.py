@@ -1,19 +1,35 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The models a worker holds: the last used stay loaded within a bound of bytes; a file that was replaced is noticed."""
+"""The models a worker holds: the last used stay loaded while memory permits; a file that was replaced is noticed.
+
+Before a job its model is put on the rung of the memory ladder that the job's estimate asks for; when memory runs out
+all the same, it goes one rung down and the job is tried again.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from krita_sd.wire.errors import Code, WireError
+from server.library.memory import Load, Verdict, Weights, judge, next_rung, weights_of
+
+from .device import free_memory, release, total_memory
+
+if TYPE_CHECKING:
+    from server.diffusion.residency import Residency
+
+log = logging.getLogger(__name__)
 
 KEEP_BYTES = 3 * 1024**3
-"""Bytes of model files that stay loaded beside the one in use."""
+"""Bytes of model files that stay loaded beside the one in use on the processor, whose memory is everybody's."""
+
+KEEP_SHARE = 0.5
+"""Share of a graphics card's memory that loaded models may take together, beside the one in use."""
 
 
 @dataclass
@@ -21,15 +37,20 @@ class _Held:
     model: Any
     stamp: tuple[tuple[int, int, int], ...]
     size: int
+    residency: Residency
+    weights: Weights
 
 
 class ModelCache:
-    """Loaded models by path, least recently used first."""
+    """Loaded models by path, least recently used first. `reserve`: bytes of the device left to other programs."""
 
-    def __init__(self, device: str, keep_bytes: int = KEEP_BYTES) -> None:
+    def __init__(self, device: str, keep_bytes: int | None = None, reserve: int = 0, dtype: Any = None) -> None:
         self._device = device
-        self._keep_bytes = keep_bytes
+        self._dtype = dtype
+        self._reserve = reserve
+        self._keep_bytes = keep_bytes if keep_bytes is not None else _keep_bytes(device)
         self._held: OrderedDict[str, _Held] = OrderedDict()
+        self.loads = 0
 
     def peek(self, path: Path) -> bool:
         """Whether `path` is loaded and unchanged."""
@@ -39,6 +60,7 @@ class ModelCache:
     def get(self, path: Path, family: str, cancelled: Callable[[], bool]) -> Any:
         """The loaded model. Raises WireError(model_*) or the engine's Cancelled; caches no failure."""
         from server.diffusion import load_model
+        from server.diffusion.residency import Residency
 
         stamp = _stamp(path)
         held = self._held.get(str(path))
@@ -51,9 +73,61 @@ class ModelCache:
             self._drop(str(path))
         size = sum(item[0] for item in stamp)
         self._make_room(size)
-        model = load_model(path, family, device=self._device, cancelled=cancelled)
-        self._held[str(path)] = _Held(model, stamp, size)
+        model = load_model(path, family, device=self._device, dtype=self._dtype, cancelled=cancelled)
+        self.loads += 1
+        self._held[str(path)] = _Held(model, stamp, size, Residency(parts_of(model), model.device), weights_of(path))
         return model
+
+    def place(self, path: Path, width: int, height: int, pair: bool, extra: int = 0) -> Verdict:
+        """Put the loaded model at `path` on the rung that a picture of this render size needs. What else is loaded is
+        let go before anything is offloaded. Never refuses: an estimate may be wrong, memory that ran out is not."""
+        held = self._held[str(path)]
+        load = Load(held.model.family, held.weights, width, height, pair, _itemsize(held.model), extra)
+        verdict = self._judge(held, load)
+        while verdict.rung != "full" and len(self._held) > 1:
+            self._drop(next(key for key in self._held if key != str(path)))
+            verdict = self._judge(held, load)
+        held.residency.settle(verdict.rung)
+        return verdict
+
+    def can_step_down(self, path: Path) -> bool:
+        """Whether there is a rung below the one on which the model at `path` is."""
+        held = self._held.get(str(path))
+        return held is not None and next_rung(held.residency.rung, self._offloads) is not None
+
+    def step_down(self, path: Path) -> str | None:
+        """Memory ran out: everything else goes, and the model at `path` one rung down. The rung, None at the foot."""
+        for key in [key for key in self._held if key != str(path)]:
+            self._drop(key)
+        held = self._held.get(str(path))
+        rung = next_rung(held.residency.rung, self._offloads) if held is not None else None
+        release(self._device)
+        if held is None or rung is None:
+            return None
+        held.residency.floor = rung
+        held.residency.step_to(rung)
+        log.warning("out of memory: the model %s goes down to %r", path.name, rung)
+        return rung
+
+    def free(self) -> int:
+        """Unload everything; bytes of model files that were let go."""
+        size = sum(held.size for held in self._held.values())
+        for key in list(self._held):
+            self._drop(key)
+        release(self._device)
+        return size
+
+    @property
+    def _offloads(self) -> bool:
+        return not self._device.startswith("cpu")
+
+    def _judge(self, held: _Held, load: Load) -> Verdict:
+        available = free_memory(self._device)
+        if available <= 0:
+            return judge(load, 0, self._offloads)
+        # What the model occupies already counts as free for it: the estimate holds its weights too.
+        here = sum(getattr(held.weights, part) for part in held.residency.here if part in _PARTS)
+        return judge(load, max(1, available + here * load.itemsize - self._reserve), self._offloads)
 
     def _make_room(self, size: int) -> None:
         while self._held and sum(held.size for held in self._held.values()) + size > self._keep_bytes:
@@ -61,6 +135,28 @@ class ModelCache:
 
     def _drop(self, key: str) -> None:
         self._held.pop(key).model.unload()
+
+
+_PARTS = ("denoiser", "encoders", "autoencoder")
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
+
+
+def parts_of(model: Any) -> dict[str, list[Any]]:
+    """A loaded model's modules as the memory ladder moves them."""
+    encoders = [getattr(model, name, None) for name in _ENCODERS]
+    return {
+        "encoders": [module for module in encoders if module is not None],
+        "denoiser": [model.denoiser],
+        "autoencoder": [module for module in (model.autoencoder, model.tiny_decoder) if module is not None],
+    }
+
+
+def _keep_bytes(device: str) -> int:
+    return KEEP_BYTES if device.startswith("cpu") else int(KEEP_SHARE * total_memory(device))
+
+
+def _itemsize(model: Any) -> int:
+    return int(model.dtype.itemsize)
 
 
 def _stamp(path: Path) -> tuple[tuple[int, int, int], ...]:

@@ -25,6 +25,16 @@ CANDIDATES = {
 """Per device, the usual precision first. bfloat16 is emulated, slowly, where the hardware lacks it."""
 
 
+NAMES = ("auto", "float32", "float16", "bfloat16")
+
+
+def read_dtype(name: str, device: str) -> Any:
+    """The torch dtype that a user named; "auto" measures."""
+    import torch
+
+    return choose_dtype(device) if name == "auto" else getattr(torch, name)
+
+
 def choose_dtype(device: str, seconds: float = SECONDS) -> Any:
     """The torch dtype for models on `device` ("cpu", "cuda", ...)."""
     import torch

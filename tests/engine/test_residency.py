@@ -83,8 +83,18 @@ def test_on_the_way_back_up_everything_returns_and_no_hook_stays(folder: Path, w
     residency.step_to("groups")
     with pytest.raises(ValueError, match="groups"):
         residency.step_to("full")
-    residency.prefer("model")
+    residency.settle("model")
     assert residency.rung == "groups"
+
+
+def test_an_estimate_leads_up_again_but_not_above_where_memory_ran_out(folder: Path) -> None:
+    _, residency = loaded(folder, "model")
+    residency.settle("full")
+    assert residency.rung == "full"
+    residency.floor = "encoders"
+    for wanted in ("model", "full"):
+        residency.settle(wanted)
+    assert residency.rung == "encoders"
 
 
 def test_weights_can_still_be_changed_after_a_move(folder: Path) -> None:
