@@ -33,9 +33,10 @@ from krita_sd.wire.messages import (
     choose_protocol,
     parse_from_client,
 )
-from krita_sd.wire.queries import Move, ReadPrompt
+from krita_sd.wire.queries import Estimate, FreeMemory, Move, ReadPrompt
 from krita_sd.wire.version import VERSION
 
+from . import memory
 from .hub import Hub
 from .session import Item, Mailbox, Session
 
@@ -181,6 +182,10 @@ class Connection:
             return self._hub.models_message()
         elif isinstance(message, ReadPrompt):
             return await asyncio.to_thread(scheduler.resolver.answer, message)
+        elif isinstance(message, Estimate):
+            return await asyncio.to_thread(memory.answer, self._hub.library, self._hub.pool.device(), message)
+        elif isinstance(message, FreeMemory):
+            self._hub.pool.free_memory()
         elif isinstance(message, Hello):
             raise bad_request("Hello was said already.")
         else:

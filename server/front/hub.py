@@ -80,7 +80,7 @@ class Hub:
 
     def _on_event(self, event: WorkerEvent) -> None:
         self.scheduler.on_event(event)
-        if event.kind == "ready":
+        if event.kind in ("ready", "memory"):
             for tell in self.audience:
                 tell(self.models_message())
 

@@ -243,7 +243,7 @@ class Scheduler:
             job.state = data["state"]
             if job.state == "sampling":
                 job.sampling_since = time.monotonic()
-            numbers = {"step": data.get("step", 0), "total": data.get("total", 0)}
+            numbers = {"step": data.get("step", 0), "total": data.get("total", 0), "text": data.get("text", "")}
             self._session(job.session).push_state(job.id, job.state, job.next_index, job.count, **numbers)
         elif event.kind == "step":
             self._progress(job, data)

@@ -104,8 +104,7 @@ class Execution:
         prepared = self._prepare(order["job"], recipe, pictures, model, order["model"])
         ms["preparing"] = _since(started)
         recipe = prepared.recipe.replace(seed=recipe.seed)
-        unit = _UnitRun(order, prepared, recipe, model, control, emit, ms)
-        image = unit.image()
+        unit, image = self._image(path, lambda: _UnitRun(order, prepared, recipe, model, control, emit, ms), emit)
         started = time.monotonic()
         picture = pixels.picture_of(image, prepared.composite)
         data: dict[str, Any] = {
@@ -117,6 +116,22 @@ class Execution:
         ms["packing"] = _since(started)
         data["ms"] = {phase: round(value, 3) for phase, value in ms.items()}
         return data, picture.data
+
+    def _image(self, path: Path, make: Callable[[], _UnitRun], emit: Emit) -> tuple[_UnitRun, Array]:
+        """The finished picture; once more per rung of the memory ladder when memory runs out."""
+        while True:
+            unit = make()
+            extent = unit.largest
+            self._models.place(path, extent.width, extent.height, unit.pair)
+            try:
+                return unit, unit.image()
+            except Exception as error:  # every device has its own type for it; all else goes on
+                if not is_out_of_memory(error) or not self._models.can_step_down(path):
+                    raise
+            # Outside the handler: its traceback holds what must be freed first.
+            del unit
+            rung = self._models.step_down(path)
+            emit("state", state="encoding", text=f"Memory ran out; once more with less at a time ({rung}).")
 
     def _prepare(
         self, job: str, recipe: Recipe, pictures: dict[str, Picture], model: Any, settings: dict[str, Any]
@@ -159,6 +174,17 @@ class _UnitRun:
         self._phase = "encoding"
         self._next_preview = 0.0
         self._previews = order["previews"]
+
+    @property
+    def largest(self) -> Extent:
+        """The largest extent that the engine will work at."""
+        plan = self.prepared.plan
+        return plan.second if plan.second is not None else plan.extent
+
+    @property
+    def pair(self) -> bool:
+        """Whether guidance runs two predictions at once."""
+        return float(or_default(self.recipe.guidance, 7.0)) > 1.0
 
     def image(self) -> Array:
         """The finished picture, uint8 (height, width, 3), at the recipe's extent."""
