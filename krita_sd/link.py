@@ -22,6 +22,7 @@ from krita_sd.wire import PROTOCOL, client
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.limits import MAX_MESSAGE, PING_SECONDS, PING_TIMEOUT_SECONDS
+from krita_sd.wire.message import Message
 from krita_sd.wire.messages import PreviewWish
 from krita_sd.wire.recipe import Recipe
 
@@ -124,6 +125,10 @@ class Link:
 
     def list_models(self, rescan: bool = False) -> None:
         self._inbox.put(lambda: self._core.list_models(rescan))
+
+    def ask(self, message: Message) -> None:
+        """A question beside the jobs; `client.Answered` follows. Dropped without a connection."""
+        self._inbox.put(lambda: self._core.ask(message))
 
     def stored(self, seq: int) -> None:
         """The result with this seq is safe; the server may forget it."""

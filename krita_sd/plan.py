@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ from krita_sd.geometry import (
     feather_and_grow,
     plan_render,
 )
-from krita_sd.settings import Settings
+from krita_sd.settings import FOLLOW, Settings
+from krita_sd.styles import NO_STYLE, Style, merged_loras, resolve
 from krita_sd.wire.errors import WireError, bad_request
-from krita_sd.wire.limits import MAX_PICTURE, MAX_SEED, MAX_SIDE
-from krita_sd.wire.recipe import Recipe, steps_plan
+from krita_sd.wire.limits import MAX_PICTURE, MAX_PROMPT, MAX_SEED, MAX_SIDE
+from krita_sd.wire.recipe import Lora, Recipe, steps_plan
 from krita_sd.wire.values import UNSET, Fields
 
 _DEFAULT_STEPS = 20
@@ -43,12 +44,14 @@ def kind_of(strength: float, selection: bool) -> str:
     return "txt2img" if strength >= 1.0 else "img2img"
 
 
-def label(strength: float, selection: Bounds | None, extent: Extent | None) -> str:
-    """What the button says, in English (the dock translates)."""
+def label(strength: float, selection: Bounds | None, extent: Extent | None, transparent: bool = False) -> str:
+    """What the button says, in English (the dock translates). `transparent`: what is selected is mostly empty."""
     if selection is None:
         return "Generate" if strength >= 1.0 else "Refine"
     if strength < 1.0:
         return "Refine selection"
+    if transparent:
+        return "Expand"
     if extent is not None and (selection.width >= extent.width) != (selection.height >= extent.height):
         return "Expand"  # a strip along a whole side: a picture that is continued
     return "Fill"
@@ -79,12 +82,19 @@ def default(model: Mapping[str, Any], name: str, fallback: Any) -> Any:
     return fallback if value is None else value
 
 
-def steps_text(settings: Settings, model: Mapping[str, Any]) -> tuple[int, int]:
+def effective(settings: Settings, style: Style, model: Mapping[str, Any], name: str, fallback: Any) -> Any:
+    """What a job will use for steps, guidance or sampler: the painter's word, else the style's, else the model's."""
+    for value in (getattr(settings.params, name), getattr(style, name)):
+        if value is not None:
+            return value
+    return default(model, name, fallback)
+
+
+def steps_text(settings: Settings, model: Mapping[str, Any], style: Style = NO_STYLE) -> tuple[int, int]:
     """(steps that will run, steps of the whole schedule): "runs 10 of 20 steps"."""
-    steps = settings.params.steps
-    if steps is None:
-        steps = int(default(model, "steps", _DEFAULT_STEPS))
-    total, start = steps_plan(steps, settings.strength, int(default(model, "min_steps", 1)))
+    steps = int(effective(settings, style, model, "steps", _DEFAULT_STEPS))
+    least = steps if settings.exact_steps else int(default(model, "min_steps", 1))
+    total, start = steps_plan(steps, settings.strength, least)
     return total - start, total
 
 
@@ -129,8 +139,19 @@ def region(settings: Settings, model: Mapping[str, Any], extent: Extent, selecti
         raise bad_request("The selection lies outside the canvas.", "Select something on it.") from None
 
 
-def make(settings: Settings, model: Mapping[str, Any], extent: Extent, selection: Bounds | None, seed: int) -> Plan:
-    """The plan for that document. Raises WireError with a sentence when it cannot be done."""
+def make(
+    settings: Settings,
+    model: Mapping[str, Any],
+    extent: Extent,
+    selection: Bounds | None,
+    seed: int,
+    *,
+    style: Style = NO_STYLE,
+    models: Sequence[Mapping[str, Any]] = (),
+    wrap: str = "",
+) -> Plan:
+    """The plan for that document. `models`: the server's list, in which names of styles are looked up. `wrap`: the
+    axes of Krita's wrap-around mode. Raises WireError with a sentence when it cannot be done."""
     kind = kind_of(settings.strength, selection is not None)
     if extent.width < 1 or extent.height < 1:
         raise bad_request("The document has no pixels.")
@@ -139,25 +160,52 @@ def make(settings: Settings, model: Mapping[str, Any], extent: Extent, selection
         raise bad_request(
             f"A picture of {bounds.width} x {bounds.height} pixels is too large.", "Select a smaller area."
         )
-    params = settings.params
     recipe = Recipe(
         kind=kind,
         model=settings.model,
-        prompt=settings.prompt,
-        negative=settings.negative,
+        prompt=style.words(settings.prompt)[:MAX_PROMPT],
+        negative=style.negative_words(settings.negative)[:MAX_PROMPT],
         width=bounds.width,
         height=bounds.height,
         seed=seed,
-        steps=UNSET if params.steps is None else params.steps,
-        guidance=UNSET if params.guidance is None else params.guidance,
-        sampler=UNSET if params.sampler is None else params.sampler,
         strength=settings.strength,
         feather=UNSET if settings.feather is None else settings.feather,
         grow=UNSET if settings.grow is None else settings.grow,
         exact_mask=settings.exact_mask,
         fill=settings.fill,
+        loras=loras(settings, style, models),
+        tile=tiling(settings, style, wrap),
+        **_sampling(settings, style, model, models),
     )
     return Plan(kind, bounds, recipe)
+
+
+def _sampling(
+    settings: Settings, style: Style, model: Mapping[str, Any], models: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The recipe's fields that have a default of the model: only what the painter or the style has given."""
+    given: dict[str, Any] = {}
+    for name in ("steps", "guidance", "sampler", "vae", "clip_skip"):
+        own = getattr(settings.params, name)
+        value = getattr(style, name) if own is None else own
+        if value is not None:
+            given[name] = resolve(value, models, "vae") if name == "vae" and value else value
+    if settings.exact_steps:
+        given["min_steps"] = int(effective(settings, style, model, "steps", _DEFAULT_STEPS))
+    return given
+
+
+def loras(settings: Settings, style: Style, models: Sequence[Mapping[str, Any]]) -> tuple[Lora, ...]:
+    """Those of the style, overruled and followed by the painter's."""
+    of_style = (Lora(resolve(lora.id, models, "lora"), lora.weight) for lora in style.loras)
+    return merged_loras(of_style, settings.loras)
+
+
+def tiling(settings: Settings, style: Style, wrap: str) -> str:
+    """The axes along which the picture continues at its edges."""
+    if settings.tile != FOLLOW:
+        return settings.tile
+    return wrap or style.tile or ""
 
 
 def layer_name(recipe: Recipe) -> str:

@@ -22,13 +22,15 @@ from krita_sd.wire.limits import (
     MAX_COUNT,
     MAX_FEATHER,
     MAX_GUIDANCE,
+    MAX_LORA_WEIGHT,
+    MAX_LORAS,
     MAX_NAME,
     MAX_PROMPT,
     MAX_SEED,
     MAX_STEPS,
 )
 from krita_sd.wire.messages import MAX_SEQ, PLACES, PREVIEW_LEVELS
-from krita_sd.wire.recipe import FILLS, SAMPLERS
+from krita_sd.wire.recipe import FILLS, SAMPLERS, TILINGS, Lora
 from krita_sd.wire.values import Fields
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,18 @@ log = logging.getLogger(__name__)
 APPLY_WAYS = ("top", "above", "into", "mask")
 """How a result becomes a layer; `canvas.insert` says what each means."""
 
-SOURCES = ("visible", "active layer")
+SOURCES = ("visible", "active layer", "unmarked layers")
+FOLLOW = "follow"
+TILES = (FOLLOW, *TILINGS)
+"""How a picture continues at its edges; "follow": as Krita's wrap-around mode does."""
+
+PER_DOCUMENT = (
+    "workspace", "style", "model", "prompt", "negative", "strength", "seed", "seed_fixed", "count", "source", "feather",
+    "grow", "exact_mask", "fill", "loras", "exact_steps", "tile", "live",
+)  # fmt: skip
+"""Settings that every document keeps for itself."""
+
+MAX_CLIP_SKIP = 12
 MAX_MODELS = 500
 """Models whose parameters are remembered; the oldest are forgotten."""
 
@@ -48,6 +61,8 @@ class ModelParams:
     steps: int | None = None
     guidance: float | None = None
     sampler: str | None = None
+    vae: str | None = None
+    clip_skip: int | None = None
 
     @classmethod
     def read(cls, data: Any) -> ModelParams:
@@ -56,6 +71,8 @@ class ModelParams:
             read.integer("steps", 1, MAX_STEPS, None),
             read.number("guidance", 0.0, MAX_GUIDANCE, None),
             read.choice("sampler", SAMPLERS, None),
+            read.text("vae", MAX_NAME, None),
+            read.integer("clip_skip", 1, MAX_CLIP_SKIP, None),
         )
 
 
@@ -68,6 +85,7 @@ class Settings:
     last_seq: int = 0
     server_uri: str = ""
     server_token: str = ""
+    style: str = ""
     model: str = ""
     prompt: str = ""
     negative: str = ""
@@ -81,6 +99,9 @@ class Settings:
     grow: int | None = None
     exact_mask: bool = False
     fill: str = "neutral"
+    loras: tuple[Lora, ...] = ()
+    exact_steps: bool = False
+    tile: str = FOLLOW
     options_open: bool = False
     workspace: str = "generate"
     seen: bool = False
@@ -93,19 +114,37 @@ class Settings:
 
     @property
     def params(self) -> ModelParams:
-        """What is remembered for the chosen model."""
-        return self.models.get(self.model, ModelParams())
+        """What is remembered for the chosen style, without one for the chosen model."""
+        return self.models.get(self._remembered_as, ModelParams())
+
+    @property
+    def _remembered_as(self) -> str:
+        return f"style:{self.style}" if self.style else self.model
 
     def replace(self, **changes: Any) -> Settings:
         return dataclasses.replace(self, **changes)
 
     def with_params(self, **changes: Any) -> Settings:
-        """The same with other steps, guidance or sampler for the chosen model."""
-        models = {key: value for key, value in self.models.items() if key != self.model}
-        models[self.model] = dataclasses.replace(self.params, **changes)
+        """The same with other steps, guidance and so on for the chosen style or model."""
+        name = self._remembered_as
+        models = {key: value for key, value in self.models.items() if key != name}
+        models[name] = dataclasses.replace(self.params, **changes)
         for key in list(models)[:-MAX_MODELS]:
             del models[key]
         return self.replace(models=models)
+
+    def of_document(self) -> dict[str, Any]:
+        """The part that belongs to a document, as JSON values."""
+        everything = self.to_json()
+        return {name: everything[name] for name in PER_DOCUMENT}
+
+    def with_document(self, data: Any) -> Settings:
+        """These settings with what a document has kept; what is damaged there is replaced by the default."""
+        kept = {name: data[name] for name in PER_DOCUMENT if name in data} if isinstance(data, dict) else {}
+        read = Settings.read({**self.to_json(), **kept})
+        # Where this machine writes files is not for a document to say.
+        read = read.replace(live=dataclasses.replace(read.live, record_folder=self.live.record_folder))
+        return self.replace(**{name: getattr(read, name) for name in kept})
 
     def to_json(self) -> dict[str, Any]:
         return {"version": 1, **dataclasses.asdict(self)}
@@ -122,6 +161,7 @@ class Settings:
             last_seq=read.integer("last_seq", 0, MAX_SEQ, 0),
             server_uri=read.text("server_uri", 1000, ""),
             server_token=read.text("server_token", 1000, ""),
+            style=read.text("style", MAX_NAME, ""),
             model=read.text("model", MAX_NAME, ""),
             prompt=read.text("prompt", MAX_PROMPT, ""),
             negative=read.text("negative", MAX_PROMPT, ""),
@@ -135,6 +175,9 @@ class Settings:
             grow=read.integer("grow", 0, MAX_FEATHER, None),
             exact_mask=read.flag("exact_mask", False),
             fill=read.choice("fill", FILLS, "neutral"),
+            loras=_read_loras(read.fields.data.get("loras")),
+            exact_steps=read.flag("exact_steps", False),
+            tile=read.choice("tile", TILES, FOLLOW),
             options_open=read.flag("options_open", False),
             workspace=read.text("workspace", MAX_NAME, "generate"),
             seen=read.flag("seen", False),
@@ -145,6 +188,14 @@ class Settings:
             live=LiveSettings.read(_Tolerant(read.fields.data.get("live"))),
             models={str(key): ModelParams.read(value) for key, value in list(models.items())[-MAX_MODELS:]},
         )
+
+
+def _read_loras(data: Any) -> tuple[Lora, ...]:
+    items = [_Tolerant(entry) for entry in data] if isinstance(data, list) else []
+    named = [
+        (item.text("id", MAX_NAME, ""), item.number("weight", -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT, 1.0)) for item in items
+    ]
+    return tuple(Lora(id, weight) for id, weight in named if id)[:MAX_LORAS]
 
 
 class _Tolerant:

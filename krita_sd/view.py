@@ -13,7 +13,9 @@ from krita_sd.geometry import Bounds, Extent
 from krita_sd.job_events import Phase
 from krita_sd.jobs import Job, JobTable
 from krita_sd.settings import Settings
+from krita_sd.styles import NO_STYLE, Style
 from krita_sd.text import tr
+from krita_sd.view_lists import Choice, LoraItem, choices_of, lora_items, style_choices
 
 _PHASES = {
     Phase.CAPTURING: "reading the canvas",
@@ -69,6 +71,17 @@ class View:
     default_sampler: str = ""
     results: tuple[ResultItem, ...] = ()
     selected: str | None = None
+    styles: tuple[Choice, ...] = ()
+    style: str = ""
+    style_is_own: bool = False
+    loras: tuple[LoraItem, ...] = ()
+    lora_choices: tuple[Choice, ...] = ()
+    vaes: tuple[Choice, ...] = ()
+    reading: str = ""
+    reading_tip: str = ""
+    reading_warns: bool = False
+    memory: str = ""
+    memory_warns: bool = False
 
 
 def progress_of(job: Job) -> tuple[float | None, str]:
@@ -107,8 +120,12 @@ def make(
     status_is_error: bool = False,
     extent: Extent | None = None,
     selection: Bounds | None = None,
+    style: Style = NO_STYLE,
+    styles: Sequence[Style] = (),
+    transparent: bool = False,
 ) -> View:
-    """The view. `extent` is None without a document; `status` is the sentence of the status line."""
+    """The view. `extent` is None without a document; `status` is the sentence of the status line; `transparent`: what
+    is selected is mostly empty."""
     job = table.current
     progress: float | None = -1.0
     text = ""
@@ -119,11 +136,11 @@ def make(
         if len(table.active) > 1:
             text = f"{text}, {len(table.active) - 1} waiting"
     entry = model_entry(models, settings.model)
-    run, total = plan.steps_text(settings, entry)
+    run, total = plan.steps_text(settings, entry, style)
     size = plan.size_note(settings, entry, extent, selection) if extent is not None and entry else ""
     shown = table.current_result
     return View(
-        button=plan.label(settings.strength, selection, extent),
+        button=plan.label(settings.strength, selection, extent, transparent),
         can_generate=extent is not None,
         button_tip="" if extent is not None else tr("Open or create a document first."),
         can_cancel=job is not None,
@@ -134,26 +151,36 @@ def make(
         progress_text=text,
         status=status,
         status_is_error=status_is_error,
-        note=f"{_note(settings, entry)} {size}".strip(),
+        note=f"{_note(settings, entry, style)} {size}".strip(),
         steps_text=f"runs {run} of {total} steps" if run < total else f"runs {run} steps",
         models=_choices(models, settings.model),
         model=settings.model,
-        default_steps=int(plan.default(entry, "steps", 20)),
-        default_guidance=float(plan.default(entry, "guidance", 7.0)),
-        default_sampler=str(plan.default(entry, "sampler", "")),
+        default_steps=int(_default(style, entry, "steps", 20)),
+        default_guidance=float(_default(style, entry, "guidance", 7.0)),
+        default_sampler=str(_default(style, entry, "sampler", "")),
         results=tuple(_items(table)),
         selected=table.selected,
+        styles=style_choices(styles, settings.style, str(entry.get("family", ""))),
+        style=style.id,
+        style_is_own=style.is_own,
+        loras=lora_items(settings.loras, models, str(entry.get("family", ""))),
+        lora_choices=choices_of(models, "lora", str(entry.get("family", "")), {lora.id for lora in settings.loras}),
+        vaes=choices_of(models, "vae", str(entry.get("family", ""))),
     )
 
 
-def _note(settings: Settings, entry: Mapping[str, Any]) -> str:
+def _default(style: Style, entry: Mapping[str, Any], name: str, fallback: Any) -> Any:
+    """What applies when the painter says nothing."""
+    value = getattr(style, name)
+    return plan.default(entry, name, fallback) if value is None else value
+
+
+def _note(settings: Settings, entry: Mapping[str, Any], style: Style) -> str:
     notes = []
-    if not settings.prompt.strip():
+    if not style.words(settings.prompt).strip():
         notes.append(tr("No prompt: anything may come."))
-    guidance = settings.params.guidance
-    if guidance is None:
-        guidance = float(plan.default(entry, "guidance", 7.0))
-    if settings.negative.strip() and guidance <= 1.0:
+    guidance = float(plan.effective(settings, style, entry, "guidance", 7.0))
+    if style.negative_words(settings.negative).strip() and guidance <= 1.0:
         notes.append(tr("Negative prompt ignored at guidance 1 or less."))
     return " ".join(notes)
 

@@ -77,12 +77,7 @@ class Vocabulary:
             return [Candidate(name, f"__{name}__", "wildcard", "wildcard") for name in names]
         if len(prefix) < 2:
             return []
-        found = [
-            Candidate(title, "", "style", "style", id)
-            for id, title in self.styles
-            if title.lower().startswith(prefix) and len(prefix) >= 3
-        ]
-        found += [Candidate(name, f"<lora:{name}:1>", "LoRA", "lora") for name in _starting(self.loras, prefix)]
+        found = []
         seen = set()
         for key, name, count in self.tags.starting_with(prefix):
             if name not in seen:
@@ -90,6 +85,13 @@ class Vocabulary:
                 alias = key if key != name.lower() else ""
                 note = " ".join(part for part in (_short(count), f"({alias})" if alias else "") if part)
                 found.append(Candidate(name, _escaped(name), note))
+        loras = [Candidate(name, f"<lora:{name}:1>", "LoRA", "lora") for name in _starting(self.loras, prefix)]
+        styles = [
+            Candidate(title, "", "style", "style", id)
+            for id, title in self.styles
+            if len(prefix) >= 3 and title.lower().startswith(prefix)
+        ]
+        found = loras + found[: max(1, limit - len(loras) - len(styles))] + styles
         return [item for item in found if item.insert.lower() != prefix][:limit]
 
 

@@ -54,6 +54,8 @@ class Connection(Part):
         elif isinstance(event, client.ModelsListed):
             self._server_said(event.models, event.device)
         elif isinstance(event, client.Refused) and event.error.job not in core.table.jobs:
+            if event.error.code is Code.UNSUPPORTED and event.error.job is None:
+                return  # an older server was asked a question; whoever asked shows less
             self.say(str(event.error), True)
         elif isinstance(event, client.JobState) and not self._device_known and event.state.state == "encoding":
             core.link.list_models()  # the worker runs now, so the server knows its device

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from krita_sd.guarded import guarded
 from krita_sd.jobs import JobTable
 from krita_sd.link import Link, LinkState
 from krita_sd.qt import QtCore, Signal
+from krita_sd.styles import Style, StyleBook
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ class Core(QtCore.QObject):
     """`view` and `settings` are what dockers draw after `changed`. `link` is set by the part that connects."""
 
     changed = Signal()
+    _later = Signal(object)
     link: Link
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -41,7 +45,10 @@ class Core(QtCore.QObject):
         self.device: dict[str, Any] = {}
         self.connection = LinkState("stopped", "Not connected.")
         self.view = view.View()
+        self.styles = StyleBook(self.folder / "styles")
         self.scene: capture.Scene | None = None
+        self.wrap = ""
+        self.is_transparent = False
         self.parts: list[Part] = []
         self.is_started = False
         self._notice: tuple[str, bool] = ("", False)
@@ -52,6 +59,21 @@ class Core(QtCore.QObject):
         self._saver.timeout.connect(self._save_later)
         self._redraw = QtCore.QTimer(self, interval=0, singleShot=True)
         self._redraw.timeout.connect(self._refresh)
+        # Queued by Qt: emitted in any thread, obeyed in the GUI's.
+        self._later.connect(self._obey, QtCore.Qt.ConnectionType.QueuedConnection)
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do `work` in the GUI's thread; may be called in any."""
+        self._later.emit(work)
+
+    @guarded
+    def _obey(self, work: Callable[[], None]) -> None:
+        work()
+
+    @property
+    def style(self) -> Style:
+        """The chosen style; one that changes nothing without."""
+        return self.styles.get(self.settings.style)
 
     # Settings --------------------------------------------------------------------------------------------------------
 
@@ -129,7 +151,12 @@ class Core(QtCore.QObject):
             status_is_error=is_error,
             extent=scene.extent if scene is not None else None,
             selection=scene.selection if scene is not None else None,
+            style=self.style,
+            styles=self.styles.styles,
+            transparent=self.is_transparent,
         )
+        for part in self.parts:
+            self.view = dataclasses.replace(self.view, **part.shown())
         self.changed.emit()
 
     # Life ------------------------------------------------------------------------------------------------------------

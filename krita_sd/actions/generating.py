@@ -52,7 +52,16 @@ class Generating(Part):
         if not core.settings.seed_fixed:
             core.change(seed=plan.draw_seed())
         entry = view.model_entry(core.models, core.settings.model)
-        made = plan.make(core.settings, entry, scene.extent, scene.selection, core.settings.seed)
+        made = plan.make(
+            core.settings,
+            entry,
+            scene.extent,
+            scene.selection,
+            core.settings.seed,
+            style=core.style,
+            models=core.models,
+            wrap=core.wrap,
+        )
         job = uuid.uuid4().hex
         self._stage.remember(scene.doc_id, doc)
         core.feed(ev.Created(job, scene.doc_id, made.bounds, made.recipe, core.settings.count))

@@ -34,5 +34,9 @@ class Part:
     def looked(self, doc: Any, scene: Any) -> None:
         """A few times per second while a docker is visible: the active document and its scene, or None and None."""
 
+    def shown(self) -> dict[str, Any]:
+        """Fields of the view that this part knows; asked whenever the view is made."""
+        return {}
+
     def hidden(self) -> None:
         """No docker is visible any more (said on every look)."""

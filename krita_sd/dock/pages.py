@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from krita_sd.dock.generate_page import GeneratePage
+from krita_sd.dock.history import HistoryPage
+from krita_sd.dock.prompts_page import PromptsPage
+from krita_sd.dock.queue import QueuePage
+from krita_sd.dock.style_page import StylePage
 
 
 @dataclass(frozen=True)
 class Entry:
     """`name` is remembered and part of object names; `title` and `tip` are English; `icon` is Krita's name, with
-    `text` where Krita has none."""
+    `text` where Krita has none. A page without a button in the header is opened from somewhere else."""
 
     name: str
     title: str
@@ -24,8 +28,16 @@ class Entry:
     make: Callable[[Any], Any]
     icon: str = ""
     text: str = ""
+    has_button: bool = True
 
 
-WORKSPACES: tuple[Entry, ...] = (Entry("generate", "Generate", "Pictures one by one", GeneratePage),)
+WORKSPACES: tuple[Entry, ...] = (
+    Entry("generate", "Generate", "Pictures one by one", GeneratePage),
+)
 
-PAGES: tuple[Entry, ...] = ()
+PAGES: tuple[Entry, ...] = (
+    Entry("history", "History", "Everything that was made", HistoryPage, icon="view-history", text="H"),
+    Entry("queue", "Queue", "What runs and what waits", QueuePage, icon="format-list-ordered", text="Q"),
+    Entry("prompts", "Prompts", "Prompts that were used", PromptsPage, has_button=False),
+    Entry("style", "Style", "The style's own words and values", StylePage, has_button=False),
+)

@@ -40,6 +40,9 @@ class Panel(QtWidgets.QWidget):
         self.pages = {entry.name: entry.make(actions) for entry in pages.PAGES}
         for widget in self.pages.values():
             self._stack.addWidget(_scrolled(widget))
+            if hasattr(widget, "done"):
+                widget.done.connect(lambda: self.show_page(""))
+        self.asking.page_wanted.connect(self.show_page)
         self.status = Sentence("krita_sd_status", tr("Status"), wrap=True)
         outer.addLayout(self._header())
         outer.addWidget(self._stack, 1)
@@ -58,7 +61,7 @@ class Panel(QtWidgets.QWidget):
         return int(self._body.sizeHint().height() + self.status.sizeHint().height() + 48)
 
     def _header(self) -> Any:
-        """Workspaces on the left, pages on the right; one of all is pressed."""
+        """Workspaces on the left, pages on the right; one of all is pressed. A page without a button has a way back."""
         row = QtWidgets.QHBoxLayout()
         row.setSpacing(2)
         self._switch: dict[str, Any] = {}
@@ -68,7 +71,7 @@ class Panel(QtWidgets.QWidget):
             button.clicked.connect(lambda _checked=False, name=entry.name: self._choose_workspace(name))
             row.addWidget(button)
         row.addStretch(1)
-        for entry in pages.PAGES:
+        for entry in (entry for entry in pages.PAGES if entry.has_button):
             button = self._choice(entry)
             button.clicked.connect(lambda _checked=False, name=entry.name: self.show_page(name))
             row.addWidget(button)

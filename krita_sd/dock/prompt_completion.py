@@ -16,7 +16,10 @@ _ROWS = 10
 
 
 class Completion(QtCore.QObject):
-    """`offer(typed)` gives the candidates. `style_chosen` tells that a style was picked instead of a word."""
+    """Tab takes the first line, or the one that Down and Up have gone to; Enter takes a line only after them, because a
+    prompt has lines of its own.
+
+    `offer(typed)` gives the candidates. `style_chosen` tells that a style was picked instead of a word."""
 
     style_chosen = Signal(str)
 
@@ -26,6 +29,7 @@ class Completion(QtCore.QObject):
         self._offer = offer
         self._typed: Typed | None = None
         self._list: Any = None
+        self._walked = False
 
     @property
     def is_open(self) -> bool:
@@ -59,12 +63,15 @@ class Completion(QtCore.QObject):
             return False
         if key in (Qt.Key.Key_Down, Qt.Key.Key_Up):
             step = 1 if key == Qt.Key.Key_Down else -1
-            self._list.setCurrentRow((self._list.currentRow() + step) % self._list.count())
-        elif key in (Qt.Key.Key_Tab, Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self._list.setCurrentRow((self._list.currentRow() + step * self._walked) % self._list.count())
+            self._walked = True
+        elif key == Qt.Key.Key_Tab or (key in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self._walked):
             self.accept()
         elif key == Qt.Key.Key_Escape:
             self.close()
         else:
+            if key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+                self.close()
             return False
         return True
 
@@ -95,6 +102,7 @@ class Completion(QtCore.QObject):
             item.setData(_ROLE, candidate)
             self._list.addItem(item)
         self._list.setCurrentRow(0)
+        self._walked = False
         row = self._list.sizeHintForRow(0)
         frame = 2 * self._list.frameWidth()
         width = min(max(self._list.sizeHintForColumn(0) + frame + 24, 120), max(self._field.width(), 160))

@@ -58,7 +58,7 @@ class PromptEdit(QtWidgets.QPlainTextEdit):
 
     def event(self, event: Any) -> bool:
         # Krita's shortcuts are asked first, unless the field says that the key is its own.
-        if event.type() == QtCore.QEvent.Type.ShortcutOverride and (self._own(event) or self.completion.is_open):
+        if event.type() == QtCore.QEvent.Type.ShortcutOverride and (self._own(event) or self._for_completion(event)):
             event.accept()
             return True
         if event.type() == QtCore.QEvent.Type.KeyPress and event.key() == Qt.Key.Key_Tab and self.completion.is_open:
@@ -114,6 +114,9 @@ class PromptEdit(QtWidgets.QPlainTextEdit):
         """Set the text from outside, keeping undo and cursor when it is the same."""
         if self.toPlainText() != text:
             self.setPlainText(text)
+
+    def _for_completion(self, event: Any) -> bool:
+        return self.completion.is_open and event.key() in (*_ENTER, Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_Tab)
 
     def _own(self, event: Any) -> bool:
         shift, control = Qt.KeyboardModifier.ShiftModifier, Qt.KeyboardModifier.ControlModifier

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Colours for what a prompt's syntax means, drawn as extra selections: the text's own undo and layout stay untouched."""
+"""Colours for what a prompt's syntax means, as extra selections: undo and layout of the text are untouched."""
 
 from __future__ import annotations
 

@@ -18,6 +18,27 @@ ROOT = Path(__file__).resolve().parents[2]
 INTERPRETERS = (sys.executable, "/usr/bin/python3")
 
 
+class Part:
+    """A part of the actions, or one action: `actions.styling.choose("x")` is remembered as "styling.choose"."""
+
+    def __init__(self, calls: list[list[Any]], name: str) -> None:
+        self._calls, self._name = calls, name
+
+    def __call__(self, *given: Any, **named: Any) -> None:
+        self._calls.append([self._name, *given, *([named] if named else [])])
+
+    def __getattr__(self, name: str) -> Any:
+        if self._name == "prompting" and name == "offer":
+            return self.offer
+        return Part(self._calls, f"{self._name}.{name}")
+
+    def offer(self, typed: Any) -> Any:
+        from krita_sd.vocabulary import Tags, Vocabulary
+
+        tags = Tags(("blue sky", "blur"), (("blue sky", "blue sky", 9), ("blur", "blur", 1)))
+        return Vocabulary(("ink",), ("animals",), (("own/x", "Blueprint"),), tags).complete(typed)
+
+
 class Recorder:
     """Stands for the actions: remembers what the painter wanted."""
 
@@ -25,13 +46,14 @@ class Recorder:
         self.calls: list[list[Any]] = []
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *given, **named: self.calls.append([name, *given, *([named] if named else [])])
+        return Part(self.calls, name)
 
     def thumbnail(self, key: str) -> None:
         return None
 
     def take(self) -> list[list[Any]]:
-        calls, self.calls = self.calls, []
+        calls = list(self.calls)
+        self.calls.clear()  # the parts hold the same list
         return calls
 
 
@@ -101,6 +123,84 @@ def inside() -> dict[str, Any]:
     formats = (panel.status.textFormat(), page.note.textFormat())
     out["plain"] = all(text == Qt.TextFormat.PlainText for text in formats)
     out["bad model"] = panel.asking.model.model().item(1).isEnabled()
+    out |= prompt_keys(panel, actions, press)
+    out |= lists(panel, actions, press)
+    return out
+
+
+def prompt_keys(panel: Any, actions: Recorder, press: Any) -> dict[str, Any]:
+    """Weights, colours and completion, by keys."""
+    from krita_sd.qt import Qt
+
+    field, key = panel.prompt, Qt.Key
+    no, control = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ControlModifier
+    out: dict[str, Any] = {}
+
+    def type_new(text: str) -> None:
+        field.setPlainText("")
+        press.keyClicks(field, text)
+
+    field.setPlainText("\U0001f600 a red house")
+    press.keyClick(field, key.Key_Home, no)
+    for _ in range(6):
+        press.keyClick(field, key.Key_Right, no)
+    for _ in range(2):
+        press.keyClick(field, key.Key_Up, control)
+    out["weighed"] = [field.toPlainText(), field.textCursor().selectedText()]
+    out["coloured"] = [entry.cursor.selectedText() for entry in field.extraSelections()]
+    press.keyClick(field, key.Key_Z, control)
+    out["weight undone"] = field.toPlainText()
+    for text, code in (
+        ("a, bl", key.Key_Tab),
+        ("a blu", key.Key_Return),
+        ("x <lo", key.Key_Tab),
+        ("__a", key.Key_Tab),
+    ):
+        type_new(text)
+        press.keyClick(field, code, no)
+        out.setdefault("completed", []).append(field.toPlainText())
+    type_new("bl")
+    press.keyClick(field, key.Key_Escape, no)
+    closed, actions.calls[:] = field.completion.is_open, []
+    press.keyClick(field, key.Key_Escape, no)
+    out["escape"] = [closed, actions.take()]
+    type_new("blu")
+    for code in (key.Key_Down, key.Key_Down, key.Key_Return):
+        press.keyClick(field, code, no)
+    out["completed"].append(field.toPlainText())
+    type_new("bluep")
+    actions.calls[:] = []
+    press.keyClick(field, key.Key_Tab, no)
+    out["style completed"] = [field.toPlainText(), [call for call in actions.take() if call[0] != "change"]]
+    return out
+
+
+def lists(panel: Any, actions: Recorder, press: Any) -> dict[str, Any]:
+    """Styles and LoRAs are chosen, weighed and dropped; what does not fit says why."""
+    from krita_sd import view
+    from krita_sd.qt import Qt, QtWidgets
+    from krita_sd.settings import Settings
+    from krita_sd.view_lists import Choice, LoraItem
+
+    shown = view.View(
+        styles=(Choice("", "No style"), Choice("own/x", "Mine"), Choice("built-in/y", "Other", "", "For SDXL")),
+        loras=(LoraItem("a", "Ink", 0.5), LoraItem("b", "Gone", 1.0, "It is gone.")),
+        lora_choices=(Choice("c", "Clay"), Choice("d", "Wrong", "", "For SDXL")),
+    )
+    panel.show_view(shown, Settings(style="own/x"))
+    QtWidgets.QApplication.processEvents()
+    out: dict[str, Any] = {"lists drawn": [call for call in actions.take() if call[0] != "change"]}
+    asking = panel.asking
+    out["style shown"] = [asking.style_box.currentText(), asking.style_box.model().item(2).isEnabled()]
+    asking.style_box.activated.emit(2)
+    asking.loras.add.activated.emit(0)
+    row = panel.findChild(QtWidgets.QDoubleSpinBox, "krita_sd_lora_weight_0")
+    row.setValue(-0.25)
+    press.mouseClick(panel.findChild(QtWidgets.QToolButton, "krita_sd_lora_drop_1"), Qt.MouseButton.LeftButton)
+    out["lists used"] = actions.take()
+    out["loras visible"] = asking.loras.isVisible()
+    panel.show_view(view.View(), Settings())
+    out["loras empty"] = asking.loras.isVisible()
     return out
 
 
@@ -161,3 +261,30 @@ def test_every_field_has_one_name_for_tests_and_one_for_screen_readers(seen: dic
 
 def test_text_is_never_markup_and_an_unusable_model_cannot_be_chosen(seen: dict[str, Any]) -> None:
     assert seen["plain"] is True and seen["bad model"] is False
+
+
+def test_a_word_is_weighed_and_coloured_also_behind_an_emoji(seen: dict[str, Any]) -> None:
+    assert seen["weighed"] == ["\U0001f600 a (red:1.2) house", "red"]
+    assert seen["coloured"] == ["(red:1.2)"]
+    assert seen["weight undone"] == "\U0001f600 a (red:1.1) house"
+
+
+def test_words_loras_wildcards_and_styles_complete(seen: dict[str, Any]) -> None:
+    assert seen["completed"] == ["a, blue sky", "a blu\n", "x <lora:ink:1>", "__animals__", "blur"]
+    assert seen["style completed"] == ["", [["styling.choose", "own/x"]]]
+
+
+def test_escape_closes_the_list_before_it_cancels(seen: dict[str, Any]) -> None:
+    assert seen["escape"] == [False, [["cancel"]]]
+
+
+def test_styles_and_loras_are_drawn_without_wishes_and_used_by_their_ids(seen: dict[str, Any]) -> None:
+    assert seen["lists drawn"] == []
+    assert seen["style shown"] == ["Mine", True]
+    assert seen["lists used"] == [
+        ["styling.choose", "built-in/y"],
+        ["styling.add_lora", "c"],
+        ["styling.weigh_lora", "a", -0.25],
+        ["styling.drop_lora", "b"],
+    ]
+    assert seen["loras visible"] is True and seen["loras empty"] is False

@@ -124,9 +124,9 @@ def test_completion_knows_loras_wildcards_styles_and_tag_files(tmp_path: Path) -
     (tmp_path / "other.json").write_text("blue")
     words = Vocabulary(("inkwash", "Think"), ("animals",), (("s1", "Blueprint"),), read_tags(tag_files(tmp_path)))
     blue = words.complete(Typed(0, "blu", "word"))
-    assert [item.text for item in blue] == ["Blueprint", "blue sky", "blue (colour)", "blurry"]
-    assert blue[0] == Candidate("Blueprint", "", "style", "style", "s1")
-    assert blue[2].insert == "blue \\(colour\\)" and blue[1].note == "900k"
+    assert [item.text for item in blue] == ["blue sky", "blue (colour)", "blurry", "Blueprint"]
+    assert blue[3] == Candidate("Blueprint", "", "style", "style", "s1")
+    assert blue[1].insert == "blue \\(colour\\)" and blue[0].note == "900k"
     assert words.complete(Typed(0, "sole f", "word")) == [Candidate("1girl", "1girl", "5.0M (sole female)")]
     assert [item.insert for item in words.complete(Typed(0, "ink", "lora"))] == [
         "<lora:inkwash:1>",
