@@ -103,31 +103,60 @@ def trigger(name: str) -> bool:
     return True
 
 
-def _canvas_in(widget: Any) -> Any | None:
-    for child in widget.findChildren(QtWidgets.QWidget):
+# Widgets that were searched for once: Qt would wrap all of Krita's in Python every time, which takes 10 to 350 ms.
+# Held as (where, what); a wrapper of a widget that we hold stays the same object.
+_areas: list[tuple[Any, Any]] = []
+_canvases: list[tuple[Any, Any]] = []
+
+
+def _known(table: list[tuple[Any, Any]], where: Any) -> Any | None:
+    """What was found in `where` and still exists; what does not is forgotten."""
+    found = None
+    for entry in list(table):
+        try:
+            entry[0].objectName()
+            entry[1].objectName()
+        except RuntimeError:  # deleted by Qt
+            table.remove(entry)
+            continue
+        if entry[0] is where:
+            found = entry[1]
+    return found
+
+
+def _canvas_in(sub: Any) -> Any | None:
+    canvas = _known(_canvases, sub)
+    if canvas is not None and sub.isAncestorOf(canvas):
+        return canvas
+    for child in sub.findChildren(QtWidgets.QWidget):
         if child.metaObject().className() in CANVAS_CLASSES:
+            _canvases.append((sub, child))
             return child
     return None
 
 
-def _mdi_areas() -> Iterator[Any]:
-    for window in krita().windows():
-        main = window.qwindow()
-        area = main.findChild(QtWidgets.QMdiArea) if main is not None else None
+def _area_of(window: Any) -> Any | None:
+    """The widget that holds the views of a window of Krita's."""
+    main = window.qwindow() if window is not None else None
+    if main is None:
+        return None
+    area = _known(_areas, main)
+    if area is None:
+        area = main.findChild(QtWidgets.QMdiArea)
         if area is not None:
-            yield area
+            _areas.append((main, area))
+    return area
 
 
 def canvas_widgets() -> list[Any]:
     """The canvas widget of every view of every window."""
-    found = (_canvas_in(sub) for area in _mdi_areas() for sub in area.subWindowList())
+    areas = (_area_of(window) for window in krita().windows())
+    found = (_canvas_in(sub) for area in areas if area is not None for sub in area.subWindowList())
     return [canvas for canvas in found if canvas is not None]
 
 
 def active_canvas_widget() -> Any | None:
     """The canvas widget of the active view of the active window."""
-    window = krita().activeWindow()
-    main = window.qwindow() if window is not None else None
-    area = main.findChild(QtWidgets.QMdiArea) if main is not None else None
+    area = _area_of(krita().activeWindow())
     sub = area.currentSubWindow() if area is not None else None
     return _canvas_in(sub) if sub is not None else None
