@@ -138,14 +138,12 @@ class ModelCache:
 
 
 _PARTS = ("denoiser", "encoders", "autoencoder")
-_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
 
 
 def parts_of(model: Any) -> dict[str, list[Any]]:
     """A loaded model's modules as the memory ladder moves them."""
-    encoders = [getattr(model, name, None) for name in _ENCODERS]
     return {
-        "encoders": [module for module in encoders if module is not None],
+        "encoders": list(model.encoders.values()),
         "denoiser": [model.denoiser],
         "autoencoder": [module for module in (model.autoencoder, model.tiny_decoder) if module is not None],
     }

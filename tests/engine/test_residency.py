@@ -18,6 +18,7 @@ from server.diffusion import Task, generate, load_model
 from server.diffusion.residency import Residency
 from server.library.memory import RUNGS
 from server.worker import precision
+from server.worker.models import parts_of
 from tests.tiny import make_model
 
 TASK = Task(prompt="a red boat", negative="fog", seed=5, total_steps=2, guidance=5.0, width=64, height=64)
@@ -35,8 +36,7 @@ def whole(folder: Path) -> Any:
 
 def loaded(folder: Path, rung: str) -> tuple[Any, Residency]:
     model: Any = load_model(folder, "sd1")
-    parts = {"encoders": [model.text_encoder], "denoiser": [model.unet], "autoencoder": [model.vae, model.tiny]}
-    residency = Residency(parts, model.device)
+    residency = Residency(parts_of(model), model.device)
     residency.step_to(rung)
     return model, residency
 

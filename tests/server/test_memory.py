@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Memory that runs out costs a retry per rung, never the next job; what fits is answered before; memory can be freed.
+
+There is no device here whose memory could run out: the model raises what PyTorch would raise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from krita_sd.wire.client import Answered, ModelsListed
+from krita_sd.wire.queries import Estimate, FreeMemory, MemoryEstimate
+from krita_sd.wire.recipe import Recipe
+from server.worker.job import Execution
+from server.worker.models import ModelCache
+from tests.server.harness import Painter, tiny
+from tests.server.test_passes import Free
+from tests.tiny import make_model
+
+Failing = Callable[[str, int], Any]
+
+
+class Worker:
+    """An execution with one tiny model, whose part fails the first `times` times with "out of memory"."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.models = ModelCache("cpu")
+        self.execution = Execution(self.models)
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.model: Any = self.models.get(path, "sd1", lambda: False)
+
+    def fail(self, part: str, times: int) -> None:
+        modules = {
+            "encode": self.model.encoders["text_encoder"],
+            "step": self.model.denoiser,
+            "decode": self.model.autoencoder.decoder,
+        }
+        left = [times]
+
+        def raise_first(*_: Any) -> None:
+            if left[0] > 0:
+                left[0] -= 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+        modules[part].register_forward_pre_hook(raise_first)
+
+    def run(self) -> bytes:
+        recipe = Recipe(prompt="a boat", width=64, height=64, steps=2, guidance=2.0, seed=3)
+        order = {
+            "job": "job",
+            "first": True,
+            "model": {"id": "tiny", "path": str(self.path), "family": "sd1", "loras": {}, "prompt_loras": []},
+            "words": {"prompt": "a boat", "negative": ""},
+            "recipe": recipe.to_json(),
+            "previews": {"level": "off", "reliable": False, "max_pixels": 1},
+        }
+
+        def emit(kind: str, payload: bytes = b"", **data: Any) -> None:
+            self.events.append((kind, data))
+
+        return self.execution.run(order, {}, Free(), emit)[1]  # type: ignore[arg-type]
+
+    @property
+    def told(self) -> list[str]:
+        return [data["text"] for kind, data in self.events if kind == "state" and data.get("text")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("memory") / "tiny")
+
+
+@pytest.mark.parametrize("part", ["encode", "step", "decode"])
+def test_memory_that_runs_out_once_costs_one_rung_and_is_told(folder: Path, part: str) -> None:
+    expected = Worker(folder).run()
+    worker = Worker(folder)
+    worker.fail(part, 1)
+    assert worker.run() == expected
+    assert len(worker.told) == 1 and "tiled" in worker.told[0]
+    assert worker.run() == expected and len(worker.told) == 1  # the next job starts on that rung
+
+
+def test_at_the_foot_of_the_ladder_the_job_fails_and_the_next_one_works(folder: Path) -> None:
+    worker = Worker(folder)
+    worker.fail("step", 2)  # the processor's ladder has two rungs
+    with pytest.raises(torch.OutOfMemoryError):
+        worker.run()
+    assert len(worker.told) == 1
+    assert worker.run()
+
+
+def test_other_errors_are_not_taken_for_it(folder: Path) -> None:
+    worker = Worker(folder)
+    worker.model.denoiser.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        worker.run()
+    assert not worker.told
+
+
+def test_what_else_is_loaded_goes_before_anything_is_offloaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from server.worker import models as module
+
+    cache = ModelCache("cpu")
+    other = make_model(tmp_path / "other")
+    for path in (other, folder):
+        cache.get(path, "sd1", lambda: False)
+    monkeypatch.setattr(module, "free_memory", lambda device: 1)
+    cache.place(folder, 64, 64, True)
+    assert not cache.peek(other) and cache.peek(folder)
+    assert cache.free() > 0 and not cache.peek(folder)
+
+
+async def answer_to(painter: Painter, message: Estimate) -> MemoryEstimate:
+    painter.client.core.ask(message)
+    painter.client.flush()
+    found: list[MemoryEstimate] = []
+
+    def arrived() -> bool:
+        found.extend(
+            event.message
+            for event in painter.events
+            if isinstance(event, Answered) and isinstance(event.message, MemoryEstimate)
+        )
+        return any(answer.id == message.id for answer in found)
+
+    await painter.until(arrived, "the answer")
+    return next(answer for answer in found if answer.id == message.id)
+
+
+async def test_a_client_can_ask_whether_a_picture_fits(painter: Painter) -> None:
+    model = painter.tiny_model()
+    small = await answer_to(painter, Estimate("small", tiny(model=model)))
+    assert small.verdict == "fits" and 0 < small.needed < small.free and small.text.startswith("Fits")
+    huge = await answer_to(painter, Estimate("huge", tiny(model=model, width=8192, height=8192)))
+    assert huge.needed > small.needed
+    missing = await answer_to(painter, Estimate("none", tiny(model="no such model")))
+    assert missing.verdict == "unknown" and missing.text
+
+
+async def test_freed_memory_is_told_and_the_next_job_loads_again(painter: Painter) -> None:
+    first = await painter.ended(painter.submit(tiny()))
+    painter.client.core.ask(FreeMemory())
+    painter.client.flush()
+    told = lambda: [e for e in painter.events if isinstance(e, ModelsListed) and e.device.get("free", 0) > 0]  # noqa: E731
+    await painter.until(lambda: bool(told()), "the device's memory")
+    second = await asyncio.wait_for(painter.ended(painter.submit(tiny())), 120)
+    assert second.results[0].picture.data == first.results[0].picture.data
