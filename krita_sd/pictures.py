@@ -26,8 +26,12 @@ def image_of(picture: Picture) -> Any:
     elif picture.format == "grey8":
         kind, stride = QtGui.QImage.Format.Format_Grayscale8, picture.width
     else:
-        image = QtGui.QImage()
-        if not image.loadFromData(picture.data):
+        # A reader, because QImage.loadFromData holds Python's lock while it decodes.
+        data = QtCore.QBuffer()
+        data.setData(picture.data)
+        data.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
+        image = QtGui.QImageReader(data).read()
+        if image.isNull():
             raise bad_request(f"A {picture.format} picture from the server could not be read.")
         return image.convertToFormat(QtGui.QImage.Format.Format_ARGB32)
     return QtGui.QImage(picture.data, picture.width, picture.height, stride, kind)
@@ -55,6 +59,79 @@ def scaled(picture: Picture, width: int, height: int) -> Picture:
         parts.append(band.constBits().asstring(width * band.height() * 4))
         time.sleep(0)
     return Picture("bgra8", width, height, b"".join(parts))
+
+
+def encoded(picture: Picture, kind: str) -> bytes:
+    """The file content as png, webp (both lossless, if Qt can write it) or jpg. Raises WireError.
+
+    Qt lets go of Python's lock while it encodes; nevertheless not in the GUI thread: 2048 x 2048 take a second.
+    """
+    name, quality = {"png": ("PNG", 80), "webp": ("WEBP", 100), "jpg": ("JPG", 93), "jpeg": ("JPG", 93)}.get(
+        kind, ("", 0)
+    )
+    if name.lower().encode() not in [bytes(known.data()) for known in QtGui.QImageWriter.supportedImageFormats()]:
+        raise bad_request(f"This Krita cannot write {kind or 'files without an ending'}.", "Save it as .png or .jpg.")
+    image = image_of(picture)
+    if name == "JPG":
+        image = _opaque(image)
+    out = QtCore.QBuffer()
+    out.open(QtCore.QIODevice.OpenModeFlag.WriteOnly)
+    if not image.save(out, name, quality):
+        raise bad_request(f"Qt could not write a picture of {picture.width} x {picture.height} pixels as {kind}.")
+    return bytes(out.data().data())
+
+
+def _opaque(image: Any) -> Any:
+    """On white: a JPEG has no transparency."""
+    out = QtGui.QImage(image.size(), QtGui.QImage.Format.Format_RGB32)
+    out.fill(Qt.GlobalColor.white)
+    painter = QtGui.QPainter(out)
+    painter.drawImage(0, 0, image)
+    painter.end()
+    return out
+
+
+def read_file(path: str) -> Picture | None:
+    """A picture file as bgra8; None when it cannot be read. Not in the GUI thread."""
+    image = QtGui.QImageReader(path).read()
+    if image.isNull():
+        return None
+    return Picture("bgra8", image.width(), image.height(), _bits(image))
+
+
+def small_file(picture: Picture) -> bytes:
+    """A thumbnail as the content of a JPEG file."""
+    image = thumbnail(picture)
+    return encoded(
+        Picture("bgra8", image.width(), image.height(), _bits(image)),
+        "jpg",
+    )
+
+
+def small_image(data: bytes) -> Any | None:
+    """The QImage of a `small_file`; None when that is damaged."""
+    image = QtGui.QImage()
+    return image if data and image.loadFromData(data) else None
+
+
+def _bits(image: Any) -> bytes:
+    image = image.convertToFormat(QtGui.QImage.Format.Format_ARGB32)
+    return bytes(image.constBits().asstring(image.width() * image.height() * 4))
+
+
+def over(below: Picture, above: Picture) -> Picture:
+    """`above` (straight alpha) laid over `below`, both bgra8 of one extent; in bands as `scaled`."""
+    lower, upper = image_of(below), image_of(above)
+    rows = max(1, BAND // below.width)
+    parts = []
+    for top in range(0, below.height, rows):
+        band = lower.copy(0, top, below.width, min(rows, below.height - top))
+        painter = QtGui.QPainter(band)
+        painter.drawImage(0, -top, upper)
+        painter.end()
+        parts.append(_bits(band))
+        time.sleep(0)
+    return Picture("bgra8", below.width, below.height, b"".join(parts))
 
 
 def thumbnail(picture: Picture) -> Any:

@@ -3,16 +3,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from krita_sd import job_events as ev
 from krita_sd import plan
-from krita_sd.canvas import host, overlay, place
+from krita_sd.canvas import host, insert, layer_recipes, overlay, place, previews
 from krita_sd.geometry import Bounds
-from krita_sd.jobs import JobTable, Result
+from krita_sd.jobs import Job, JobTable, Result
 from krita_sd.qt import QtCore
+from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
+from krita_sd.wire.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Application:
+    """One result on its way into its document. `placement` is its preview, `above` the active layer at the click."""
+
+    result: Result
+    doc: Any
+    way: str
+    above: Any
+    placement: place.Placement | None
+    model: str
+    parked: Callable[[], None]
 
 
 class Stage(QtCore.QObject):
@@ -24,6 +43,7 @@ class Stage(QtCore.QObject):
         self._read = read
         self._documents: dict[str, Any] = {}
         self._placements: dict[str, place.Placement] = {}
+        self._applying: list[_Application] = []
 
     def remember(self, document: str, doc: Any) -> None:
         """A job is bound to that document."""
@@ -52,16 +72,84 @@ class Stage(QtCore.QObject):
                 if placement is not None:
                     placement.discard()
 
-    def apply(self, result: Result, parked: Callable[[], None]) -> bool:
-        """Make `result` a layer of its document. False when that is closed; `parked` when it closes meanwhile."""
-        placement = self._placement(result.job)
-        if placement is None:
+    def document_of(self, job_id: str) -> Any | None:
+        """The open document of a job; None when it is closed or was never known."""
+        job = self._table.jobs.get(job_id)
+        doc = self._documents.get(job.document) if job is not None else None
+        return doc if doc is not None and host.is_open(doc) else None
+
+    def apply(self, result: Result, way: str, model: str, parked: Callable[[], None]) -> bool:
+        """Make `result` a layer of its document, in one of `insert.WAYS`; `model` is its name, kept with the recipe.
+
+        False when the document is closed; `parked` is called when it closes meanwhile. Several come one after the
+        other. Raises WireError when it cannot be done that way.
+        """
+        doc = self.document_of(result.job)
+        if doc is None:
             return False
-        # Not ours any more from here on: nothing may withdraw what the painter has applied.
-        del self._placements[result.job]
-        placement.parked.connect(parked)
-        placement.apply(self._read(result).data, plan.layer_name(result.recipe))
+        problem = insert.problem_with(way, doc)
+        if problem:
+            raise WireError(Code.BAD_REQUEST, problem)
+        placement = self._placements.pop(result.job, None)
+        above = doc.activeNode()
+        if placement is not None and above is not None and previews.is_preview(doc, above):
+            above = None
+        self._applying.append(_Application(result, doc, way, above, placement, model, parked))
+        # What is on the canvas is the painter's from here on: nothing may withdraw it.
+        if len(self._applying) == 1:
+            self._apply_next()
         return True
+
+    def _apply_next(self) -> None:
+        """Begin with the first one that waits."""
+        while self._applying:
+            task = self._applying[0]
+            if not host.is_open(task.doc):
+                self._applying.pop(0)
+                task.parked()
+                continue
+            try:
+                self._begin(task)
+                return
+            except WireError as error:
+                log.warning("a result could not be applied (%s)", error)
+                if task.placement is not None:
+                    task.placement.discard()
+                self._applying.pop(0)
+
+    def _begin(self, task: _Application) -> None:
+        picture = self._read(task.result)
+        name = plan.layer_name(task.result.recipe)
+        job = self._table.jobs[task.result.job]
+        if task.way == "top":
+            placement = task.placement or self._make(task.doc, job)
+            placement.applied.connect(lambda: self._applied(task, placement.node))
+            placement.parked.connect(lambda: self._parked(task))
+            placement.apply(picture.data, name)
+            return
+        inserted = insert.Insertion(task.doc, task.above, job.bounds, picture.data, name, task.way, self)
+        inserted.applied.connect(lambda node: self._applied(task, node))
+        for finished in (inserted.applied, inserted.parked):
+            finished.connect(inserted.deleteLater)
+        inserted.parked.connect(lambda: self._parked(task))
+        if task.placement is None:
+            inserted.start()
+            return
+        # The preview lies on top and cannot be moved in one undo step: it goes without a trace, then the layer comes.
+        task.placement.discarded.connect(inserted.start)
+        task.placement.parked.connect(inserted.start)
+        task.placement.discard()
+
+    def _applied(self, task: _Application, node: Any) -> None:
+        if node is not None and host.is_open(task.doc):
+            layer_recipes.remember(task.doc, node, task.result.recipe, task.model)
+        self._applying.remove(task)
+        self._apply_next()
+
+    def _parked(self, task: _Application) -> None:
+        self._applying.remove(task)
+        task.parked()
+        self._apply_next()
 
     def _show(self, job: str, picture: Picture) -> None:
         placement = self._placement(job)
@@ -77,16 +165,19 @@ class Stage(QtCore.QObject):
         doc = self._documents.get(job.document) if job is not None else None
         if job is None or doc is None or not host.is_open(doc):
             return None
+        placement = self._placements[job_id] = self._make(doc, job)
+        return placement
+
+    def _make(self, doc: Any, job: Job) -> place.Placement:
         placement = place.Placement(doc, job.bounds, f"Krita SD: {plan.layer_name(job.recipe)}", self)
         for finished in (placement.applied, placement.discarded, placement.parked):
             finished.connect(placement.deleteLater)
-        self._placements[job_id] = placement
         return placement
 
 
-def open_as_document(result: Result, picture: Picture) -> None:
+def open_as_document(recipe: Recipe, picture: Picture) -> None:
     """A result whose document is closed becomes a document of its own."""
-    place.open_as_document(picture.data, picture.width, picture.height, plan.layer_name(result.recipe))
+    place.open_as_document(picture.data, picture.width, picture.height, plan.layer_name(recipe))
 
 
 class ContextFrame:

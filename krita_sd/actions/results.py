@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from krita_sd import job_events as ev
-from krita_sd import pictures
+from krita_sd import pictures, view
 from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
+from krita_sd.geometry import Bounds
 from krita_sd.guarded import guarded
 from krita_sd.jobs import Result
 from krita_sd.link import PreviewWaiting
@@ -24,11 +26,15 @@ from krita_sd.wire.frames import Picture
 
 @dataclass(frozen=True)
 class ResultWithThumbnail:
-    """A result of the server, or one that an earlier run of Krita left: `seq` is 0 for that."""
+    """A result of the server, or one that an earlier run of Krita left: for that `seq` is 0, and the pixels are not
+    in `kept` but on the shelf."""
 
     kept: Kept
     thumbnail: Any
     seq: int
+
+
+_NOTHING = Picture("grey8", 1, 1, b"\0")
 
 
 def with_thumbnail(event: client.ResultReady) -> ResultWithThumbnail:
@@ -36,6 +42,11 @@ def with_thumbnail(event: client.ResultReady) -> ResultWithThumbnail:
     result = event.result
     kept = Kept(result.job, result.index, result.recipe, result.partial, event.picture)
     return ResultWithThumbnail(kept, pictures.thumbnail(event.picture), result.seq)
+
+
+def model_name(core: Core, id: str) -> str:
+    """What people call that model; its id when the server does not tell."""
+    return str(view.model_entry(core.models, id).get("name") or id)
 
 
 class Results(Part):
@@ -46,6 +57,8 @@ class Results(Part):
         super().__init__(core)
         self._arrived = arrived
         self._thumbnails: dict[str, Any] = {}
+        self._chosen: tuple[str, ...] = ()
+        self.unsaved: Callable[[], set[str]] = set  # keys that the history has not written yet
         self.shelf = Shelf(core.folder / "results", core.link.run)
         self.stage = Stage(core.table, self.pixels, core)
 
@@ -53,25 +66,54 @@ class Results(Part):
 
     @guarded
     def apply(self) -> None:
-        """Make the selected result a layer of the document it was made for."""
-        result = self.core.table.current_result
-        if result is None or result.applied:
-            return
-        if self.stage.apply(result, functools.partial(self._open_parked, result.key)):
-            self.core.feed(ev.Applied(result.key))
-        else:
-            self._open_parked(result.key)
+        """Make the selected results layers of the document they were made for, each one undo step."""
+        self.apply_in(self.core.settings.apply_way)
+
+    @guarded
+    def apply_in(self, way: str) -> None:
+        """The same in one of the ways of `settings.APPLY_WAYS`, which is remembered."""
+        self.core.change(apply_way=way)
+        for key in self.targets():
+            result = self.core.table.results[key]
+            if result.applied:
+                continue
+            name = model_name(self.core, result.recipe.model)
+            if self.stage.apply(result, way, name, functools.partial(self._open_parked, key)):
+                self.core.feed(ev.Applied(key))
+            else:
+                self._open_parked(key)
 
     @guarded
     def discard(self) -> None:
-        """Drop the selected result."""
-        if self.core.table.selected is not None:
-            self.core.feed(ev.Discarded(self.core.table.selected))
+        """Drop the selected results. They stay in the history."""
+        for key in self.targets():
+            self.core.feed(ev.Discarded(key))
+
+    @guarded
+    def star(self) -> None:
+        """Star the selected results, or take the star from all of them."""
+        found = [self.core.table.results[key] for key in self.targets()]
+        on = not all(result.starred for result in found)
+        for result in found:
+            self.core.feed(ev.Starred(result.key, on))
+
+    def choose(self, keys: tuple[str, ...]) -> None:
+        """The painter has selected these results, among them the shown one."""
+        self._chosen = keys
+
+    def targets(self) -> list[str]:
+        """What apply, discard and star are about: the selection when the shown result is in it, else that alone."""
+        table = self.core.table
+        chosen = [key for key in self._chosen if key in table.results]
+        if table.selected in chosen:
+            return chosen
+        return [table.selected] if table.selected in table.results else []
 
     @guarded
     def pick(self, key: str) -> None:
         """Choose a result and show it on the canvas."""
-        self.core.feed(ev.Picked(key))
+        if key in self.core.table.results:
+            self.core.feed(ev.Picked(key))
 
     @guarded
     def toggle_shown(self) -> None:
@@ -112,7 +154,8 @@ class Results(Part):
 
     def stopped(self) -> None:
         # What was applied is in its document now; the rest is offered again next time.
-        self.shelf.settle([result.key for result in self.core.table.results.values() if result.applied])
+        applied = [result.key for result in self.core.table.results.values() if result.applied]
+        self.shelf.settle([key for key in applied if key not in self.unsaved()])
 
     def received(self, event: Any) -> None:
         if isinstance(event, PreviewWaiting):
@@ -139,6 +182,15 @@ class Results(Part):
         if ready is not None:
             self.core.feed(ev.PreviewArrived(job, ready.index, ready.step, ready.picture))
 
+    def adopt(self, kept: Kept, document: str, doc: Any, bounds: Bounds) -> str:
+        """A picture of the history comes into the strip and onto the canvas of `doc`; its key."""
+        self._thumbnails[kept.key] = pictures.thumbnail(kept.picture)
+        self.shelf.put(kept, lambda: None)
+        self.stage.remember(document, doc)
+        self.core.feed(ev.Adopted(kept.job, document, bounds, kept.recipe))
+        self.core.feed(ev.ResultArrived(kept.job, kept.index, kept.recipe, kept.partial))
+        return kept.key
+
     def _result(self, event: ResultWithThumbnail) -> None:
         kept = event.kept
         self._thumbnails[kept.key] = event.thumbnail
@@ -154,7 +206,9 @@ class Results(Part):
     def _restore(self) -> None:
         """In the link's thread: what was neither applied nor discarded when Krita ended comes back."""
         for kept in self.shelf.restore():
-            self._arrived(ResultWithThumbnail(kept, pictures.thumbnail(kept.picture), 0))
+            # Without the pixels: a full strip of them, on its way into the GUI thread, would fill the memory.
+            bare = dataclasses.replace(kept, picture=_NOTHING)
+            self._arrived(ResultWithThumbnail(bare, pictures.thumbnail(kept.picture), 0))
 
     @guarded
     def _open_parked(self, key: str) -> None:
@@ -162,6 +216,6 @@ class Results(Part):
         result = self.core.table.results.get(key)
         if result is None:
             return
-        open_as_document(result, self.pixels(result))
+        open_as_document(result.recipe, self.pixels(result))
         self.core.feed(ev.Applied(key))
         self.say("The document of this result is closed; it was opened as a new one.")

@@ -54,10 +54,12 @@ class Layer:
         """Krita's node. `==` compares it with others."""
         return self._node
 
-    def insert(self) -> None:
-        """Put the layer on top; the painter's active layer stays active. Pen up and document idle, please."""
+    def insert(self, above: Any = None) -> None:
+        """Put the layer on top, or directly above the node `above`; the painter's active layer stays active. Pen up
+        and document idle, please."""
         doc, active = self._doc, self._doc.activeNode()
-        doc.rootNode().addChildNode(self._node, None)
+        parent = above.parentNode() if above is not None else None
+        (parent or doc.rootNode()).addChildNode(self._node, above if parent is not None else None)
         self.inserted = True
         if self._scratch is not None:
             colour.drop(self._scratch)

@@ -83,6 +83,11 @@ class Placement(QtCore.QObject):
         return self._parked
 
     @property
+    def node(self) -> Any:
+        """Krita's layer; None before there is one."""
+        return self._layer.node if self._layer is not None else None
+
+    @property
     def is_finished(self) -> bool:
         """Applied, discarded or parked: further calls do nothing."""
         return self._goal is _Goal.FINISHED

@@ -3,42 +3,149 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from krita_sd.dock import buttons
 from krita_sd.dock.results import ResultStrip
-from krita_sd.qt import QtWidgets, tr
+from krita_sd.qt import QAction, Qt, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
 
+_WAYS = {
+    "top": ("Apply on top", "A new layer on top, one undo step"),
+    "above": ("Apply above the active layer", "A new layer directly above the active one, one undo step"),
+    "into": ("Apply into the active layer", "Added and merged down: two undo steps"),
+    "mask": ("Apply as layer with transparency mask", "One undo step; needs Krita 5.2 or later"),
+}
+
+_FILTER = "PNG (*.png);;WebP (*.webp);;JPEG (*.jpg)"
+
 
 class ResultsSection(QtWidgets.QWidget):
-    """`actions` offers: apply, discard, pick, toggle_shown, cancel, thumbnail."""
+    """`actions` offers: apply, apply_in, discard, pick, choose_results, star, toggle_shown, cancel, thumbnail,
+    use_as_input, clear_input, vary, same_seed, copy, restore_result, save_result, input_result, change."""
 
     def __init__(self, actions: Any) -> None:
         super().__init__()
         self.setObjectName("krita_sd_results_area")
+        self._actions = actions
         column = QtWidgets.QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         self.strip = ResultStrip(actions.thumbnail)
         self.strip.picked.connect(actions.pick)
+        self.strip.chosen.connect(actions.choose_results)
         self.strip.apply.connect(actions.apply)
         self.strip.discard.connect(actions.discard)
         self.strip.toggle.connect(actions.toggle_shown)
         self.strip.cancel.connect(actions.cancel)
+        self.strip.star.connect(actions.star)
+        self.strip.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+        self.strip.customContextMenuRequested.connect(self._menu_at)
         column.addWidget(self.strip)
+        column.addWidget(self._input_row())
         row = QtWidgets.QHBoxLayout()
-        tip = tr("Make the shown result a layer, one undo step (Enter)")
-        self.apply = buttons.push("apply", tr("Apply"), tip, actions.apply)
-        self.discard = buttons.push("discard", tr("Discard"), tr("Drop the shown result (Delete)"), actions.discard)
+        self.apply = buttons.push("apply", tr("Apply"), "", actions.apply)
+        self.ways = buttons.tool("apply_ways", "▾", tr("Other ways to apply"))
+        self.ways.setPopupMode(QtWidgets.QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.ways.setMenu(self._ways_menu())
+        self.discard = buttons.push(
+            "discard", tr("Discard"), tr("Drop the selected results (Delete); the history keeps them"), actions.discard
+        )
+        self.more = buttons.tool("result_more", "⋯", tr("Use as input, vary, copy, save and more"))
+        self.more.setPopupMode(QtWidgets.QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.more.setMenu(self._menu())
         row.addWidget(self.apply, 1)
+        row.addWidget(self.ways)
         row.addWidget(self.discard, 1)
+        row.addWidget(self.more)
         column.addLayout(row)
+
+    def _input_row(self) -> Any:
+        """Says that the next picture starts from a result; hidden otherwise."""
+        self.input_area = QtWidgets.QWidget()
+        self.input_area.setObjectName("krita_sd_input_area")
+        row = QtWidgets.QHBoxLayout(self.input_area)
+        row.setContentsMargins(0, 0, 0, 0)
+        label = QtWidgets.QLabel(tr("The next picture starts from a result, not from the canvas."))
+        label.setWordWrap(True)
+        row.addWidget(label, 1)
+        row.addWidget(_wired(buttons.tool("clear_input", "✕", tr("Start from the canvas again")), self._clear))
+        return self.input_area
+
+    def _clear(self) -> None:
+        self._actions.clear_input()
+
+    def _ways_menu(self) -> Any:
+        menu = QtWidgets.QMenu(self)
+        menu.setToolTipsVisible(True)
+        self.way_actions = {}
+        for way, (text, tip) in _WAYS.items():
+            action = _add(menu, text, tip, lambda way=way: self._actions.apply_in(way))
+            action.setCheckable(True)
+            self.way_actions[way] = action
+        return menu
+
+    def _menu(self) -> Any:
+        menu = QtWidgets.QMenu(self)
+        menu.setToolTipsVisible(True)
+        act = self._actions
+        _add(menu, "Use as input", "The picture goes round again with another prompt or strength", act.use_as_input)
+        _add(menu, "Vary", "The same picture with a little other noise", act.vary)
+        _add(menu, "Same seed", "The next pictures begin with the seed of this one", act.same_seed)
+        _add(menu, "Take over the recipe", "Set the docker as it was for this picture", act.restore_result)
+        menu.addSeparator()
+        _add(menu, "Star", "Kept in the history for ever (S)", act.star)
+        _add(menu, "Copy prompt", "", lambda: act.copy("prompt"))
+        _add(menu, "Copy seed", "", lambda: act.copy("seed"))
+        _add(menu, "Copy recipe", "As text that other programs read", lambda: act.copy("recipe"))
+        menu.addSeparator()
+        _add(menu, "Save as...", "PNG, WebP or JPEG", self._save)
+        self.with_metadata = _add(menu, "Save with recipe", "Prompt, seed and settings inside the saved file", None)
+        self.with_metadata.setCheckable(True)
+        self.with_metadata.triggered.connect(lambda on: act.change(save_metadata=on))
+        return menu
+
+    def _menu_at(self, point: Any) -> None:
+        self.more.menu().popup(self.strip.mapToGlobal(point))
+
+    def _save(self) -> None:
+        """Not modal: the painter may go on painting while it is open."""
+        dialog = QtWidgets.QFileDialog(self, tr("Save the picture"), self._folder, _FILTER)
+        dialog.setObjectName("krita_sd_save")
+        dialog.setAcceptMode(QtWidgets.QFileDialog.AcceptMode.AcceptSave)
+        dialog.setDefaultSuffix("png")
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.setModal(False)
+        dialog.fileSelected.connect(self._actions.save_result)
+        dialog.show()
 
     def show_view(self, view: View, settings: Settings) -> None:
         """Draw."""
         self.strip.render_items(view.results, view.selected)
         self.apply.setEnabled(view.can_apply)
         self.discard.setEnabled(view.can_discard)
+        for widget in (self.ways, self.more):
+            widget.setEnabled(view.can_discard)
+        self.apply.setToolTip(f"{tr(_WAYS[settings.apply_way][1])} (Enter)")
+        for way, action in self.way_actions.items():
+            action.setChecked(way == settings.apply_way)
+        self.with_metadata.setChecked(settings.save_metadata)
+        self._folder = settings.save_folder or str(Path.home())
+        self.input_area.setVisible(self._actions.input_result() is not None)
         self.setVisible(bool(view.results))
+
+
+def _add(menu: Any, text: str, tip: str, pressed: Any) -> Any:
+    action = QAction(tr(text), menu)
+    action.setToolTip(tr(tip))
+    if pressed is not None:
+        action.triggered.connect(lambda _checked=False: pressed())
+    menu.addAction(action)
+    return action
+
+
+def _wired(button: Any, pressed: Any) -> Any:
+    button.clicked.connect(lambda _checked=False: pressed())
+    return button

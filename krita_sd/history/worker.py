@@ -19,12 +19,12 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
+        self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], object] | None]] = queue.PriorityQueue()
         self._number = itertools.count()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def post(self, work: Callable[[], None], urgent: bool = False) -> None:
+    def post(self, work: Callable[[], object], urgent: bool = False) -> None:
         """Run `work` in the thread; `urgent` before all that is not. Returns at once; ignored after `close`."""
         if self._closed:
             return

@@ -134,11 +134,11 @@ def test_a_full_disk_leaves_no_half_written_picture(tmp_path: Path, monkeypatch:
 
 def test_what_the_painter_waits_for_comes_first_and_closing_finishes_the_rest() -> None:
     worker, order, begun, go = Worker("test"), [], threading.Event(), threading.Event()
-    worker.post(lambda: (begun.set(), go.wait(10)))  # type: ignore[arg-type, func-returns-value]
+    worker.post(lambda: (begun.set(), go.wait(10)))  # type: ignore[func-returns-value]
     begun.wait(10)
     for number in range(3):
         worker.post(lambda number=number: order.append(number))  # type: ignore[misc]
-    worker.post(lambda: 1 // 0)  # type: ignore[arg-type, return-value]
+    worker.post(lambda: 1 // 0)
     worker.post(lambda: order.append(9), urgent=True)
     go.set()
     assert worker.close(10) and order == [9, 0, 1, 2]

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Other ways of applying than on top: above the active layer, into it, or as a layer with a transparency mask."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from krita import Selection
+
+from ..geometry import Bounds
+from ..qt import QtCore, Signal
+from . import host, watch
+from .layer import Layer
+from .overlay import Overlay
+
+log = logging.getLogger(__name__)
+
+WAYS = ("top", "above", "into", "mask")
+"""top: a new layer on top. above: directly above the active layer. into: that, then merged down (two undo steps).
+mask: on top, opaque, with the picture's transparency as a mask that can be painted on (Krita 5.2 and later)."""
+
+RETRY = 40  # milliseconds between two looks at a busy document
+PATIENCE = 3.0  # seconds: the transform tool keeps a document busy for as long as it is active
+_BAND = 1 << 20  # bytes that are split into colour and transparency in one turn
+
+
+def can_mask(doc: Any) -> bool:
+    """Whether this Krita lets a plugin make transparency masks with content."""
+    return hasattr(doc, "createTransparencyMask")
+
+
+def problem_with(way: str, doc: Any) -> str:
+    """Why this way cannot be gone in `doc` now, as a sentence; "" when it can."""
+    if way == "mask" and not can_mask(doc):
+        return "Transparency masks need Krita 5.2 or later. Apply as a plain layer instead."
+    if way != "into":
+        return ""
+    node = doc.activeNode()
+    if node is None or node.type() != "paintlayer":
+        return "The active layer is no paint layer. Choose one, or apply as a new layer."
+    if node.locked() or not node.visible():
+        return f"The layer {node.name()} is {'locked' if node.locked() else 'hidden'}. Change that, or choose another."
+    return ""
+
+
+class Insertion(QtCore.QObject):
+    """One result on its way into a document. All in turns of the event loop, when the pen is up; bands at most.
+
+    doc, above: the document, and the painter's active node at the click (None: on top).
+    picture: bgra8 of `bounds`; name: of the new layer.
+    """
+
+    applied = Signal(object)  # the node that holds the picture now
+    parked = Signal()  # the document was closed meanwhile
+
+    def __init__(
+        self, doc: Any, above: Any, bounds: Bounds, picture: bytes, name: str, way: str, parent: Any = None
+    ) -> None:
+        super().__init__(parent)
+        self._doc = doc
+        self._above = above if way in ("above", "into") else None
+        self._bounds = bounds
+        self._picture = picture
+        self._name = name
+        self._way = way
+        self._steps = self._run()
+        self._since: float | None = None
+        self._overlay = Overlay(doc)
+        self._overlay.show_picture(picture, bounds)
+        self._timer = QtCore.QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._turn)
+
+    def start(self) -> None:
+        self._timer.start(0)
+
+    def _turn(self) -> None:
+        if not host.is_open(self._doc):
+            self._overlay.close()
+            self.parked.emit()
+            return
+        delay = next(self._steps, -1)
+        if delay >= 0:
+            self._timer.start(delay)
+
+    def _busy(self) -> bool:
+        if watch.pen().pen_down:
+            self._since = None
+            return True
+        if host.is_idle(self._doc):
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+        return time.monotonic() - self._since < PATIENCE
+
+    def _wait(self) -> Iterator[int]:
+        while self._busy():
+            yield RETRY
+
+    def _run(self) -> Iterator[int]:
+        picture, alpha = self._picture, b""
+        if self._way == "mask":
+            colour, mask = bytearray(), bytearray()
+            for start in range(0, len(picture), _BAND):
+                part = bytearray(picture[start : start + _BAND])
+                mask += part[3::4]
+                part[3::4] = b"\xff" * (len(part) // 4)
+                colour += part
+                yield 0
+            picture, alpha = bytes(colour), bytes(mask)
+        yield from self._wait()
+        layer = Layer(self._doc, self._bounds, self._name)
+        if self._way == "mask":
+            self._add_mask(layer.node, alpha)
+        above = self._above
+        if above is not None and self._doc.nodeByUniqueID(above.uniqueId()) is None:
+            above = None  # deleted meanwhile
+        layer.insert(above)
+        yield 0
+        for _ in layer.write(picture):
+            yield 0
+            yield from self._wait()
+        yield from self._wait()
+        node = layer.node
+        node.setLocked(False)
+        self._doc.refreshProjection()
+        if self._way == "into" and above is not None:
+            yield 0
+            yield from self._wait()
+            node = self._merge(node, above)
+        self._overlay.close()
+        self.applied.emit(node)
+
+    def _add_mask(self, node: Any, alpha: bytes) -> None:
+        b = self._bounds
+        mask = self._doc.createTransparencyMask("Transparency")
+        selection = Selection()
+        selection.setPixelData(QtCore.QByteArray(alpha), b.x, b.y, b.width, b.height)
+        mask.setSelection(selection)
+        # Before the layer is in the document: both come in, and go, with one undo step.
+        node.addChildNode(mask, None)
+
+    def _merge(self, node: Any, below: Any) -> Any:
+        name = below.name()
+        merged = node.mergeDown()
+        if merged is None:
+            log.warning("the layer could not be merged down")
+            return node
+        merged.setName(name)
+        # Krita takes some turns to make the merged layer known; then it is the active one, as `below` was.
+        QtCore.QTimer.singleShot(0, lambda: host.is_open(self._doc) and self._doc.setActiveNode(merged))
+        return merged
