@@ -28,6 +28,12 @@ ACTIONS = {
     "krita_sd_action_next": ("Krita SD: Next result", "next_result"),
     "krita_sd_action_previous": ("Krita SD: Previous result", "previous_result"),
     "krita_sd_action_toggle": ("Krita SD: Show or hide result", "toggle_shown"),
+    "krita_sd_action_star": ("Krita SD: Star result", "star"),
+    "krita_sd_action_input": ("Krita SD: Use result as input", "use_as_input"),
+    "krita_sd_action_vary": ("Krita SD: Vary result", "vary"),
+    "krita_sd_action_same_seed": ("Krita SD: Same seed again", "same_seed"),
+    "krita_sd_action_restore_layer": ("Krita SD: Take over the recipe of the active layer", "restore_layer"),
+    "krita_sd_action_cancel_waiting": ("Krita SD: Cancel waiting jobs", "cancel_waiting"),
     "krita_sd_action_prompt": ("Krita SD: Edit prompt", "focus_prompt"),
 }
 """Krita's action name -> (English text, method of `Actions`). krita_sd.action declares the same names."""

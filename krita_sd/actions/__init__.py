@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from krita_sd import job_events as ev
+from krita_sd.actions.again import Again
 from krita_sd.actions.connection import Connection
 from krita_sd.actions.core import Core
 from krita_sd.actions.generating import Generating
+from krita_sd.actions.history import History
 from krita_sd.actions.prompting import Prompting
+from krita_sd.actions.queue import Queue
 from krita_sd.actions.results import Results, with_thumbnail
 from krita_sd.actions.styling import Styling
 from krita_sd.guarded import guarded
@@ -33,17 +36,44 @@ class Actions(Core):
         self.generating = Generating(self, self.server, self.results.stage)
         self.styling = Styling(self)
         self.prompting = Prompting(self)
-        self.parts = [self.server, self.results, self.generating, self.styling, self.prompting]
+        self.history = History(self, self.results)
+        self.again = Again(self, self.results, self.generating)
+        self.queue = Queue(self, self.results, self.generating)
+        self.recipes = self.history.recipes
+        # The history first: what it has not written when Krita quits, the shelf must keep.
+        self.parts = [
+            self.history,
+            self.server,
+            self.results,
+            self.generating,
+            self.styling,
+            self.prompting,
+            self.again,
+            self.queue,
+        ]
         self.generate, self.cancel, self.keep = (
-            self.generating.generate,
+            self.again.generate,
             self.generating.cancel,
             self.generating.keep,
         )
         self.apply, self.discard, self.pick = self.results.apply, self.results.discard, self.results.pick
         self.toggle_shown, self.thumbnail = self.results.toggle_shown, self.results.thumbnail
+        self.apply_in, self.star, self.choose_results = self.results.apply_in, self.results.star, self.results.choose
+        self.use_as_input, self.clear_input, self.vary = (
+            self.again.use_as_input,
+            self.again.clear_input,
+            self.again.vary,
+        )
+        self.same_seed, self.copy, self.save_result = self.recipes.same_seed, self.recipes.copy, self.recipes.save
+        self.restore_result, self.restore_layer = self.recipes.restore_result, self.recipes.restore_layer
+        self.restore_file, self.cancel_waiting = self.recipes.restore_file, self.queue.cancel_waiting
         self.next_result, self.previous_result = self.results.next_result, self.results.previous_result
         self.rescan = self.server.rescan
         self._refresh()
+
+    def input_result(self) -> str | None:
+        """Key of the result that the next picture starts from; None for the canvas."""
+        return self.again.input if self.again.input in self.table.results else None
 
     @guarded
     def focus_prompt(self) -> None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from krita_sd.dock.generate_page import GeneratePage
+from krita_sd.dock.history import HistoryPage
 from krita_sd.dock.prompts_page import PromptsPage
+from krita_sd.dock.queue import QueuePage
 from krita_sd.dock.style_page import StylePage
 
 
@@ -32,6 +34,8 @@ class Entry:
 WORKSPACES: tuple[Entry, ...] = (Entry("generate", "Generate", "Pictures one by one", GeneratePage),)
 
 PAGES: tuple[Entry, ...] = (
+    Entry("history", "History", "Everything that was made", HistoryPage, icon="view-history", text="H"),
+    Entry("queue", "Queue", "What runs and what waits", QueuePage, icon="format-list-ordered", text="Q"),
     Entry("prompts", "Prompts", "Prompts that were used", PromptsPage, has_button=False),
     Entry("style", "Style", "The style's own words and values", StylePage, has_button=False),
 )
