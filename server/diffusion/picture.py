@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from server.diffusion.checks import in_float32, is_finite, nan_output
+from server.diffusion.features.control import Controls
 from server.diffusion.features.masks import MaskChannels, MaskedChange, cell_sums
+from server.diffusion.features.wrap import Wrapped
 from server.diffusion.model import (
     Condition,
     LoadedModel,
@@ -20,6 +22,8 @@ from server.diffusion.model import (
     sample_latents,
     tensor_to_pixels,
 )
+from server.diffusion.noise import slerp
+from server.diffusion.pieces import PiecewiseAutoencoder, Predictor
 from server.diffusion.sampling import Control, Denoised, Feature, denoise, no_control
 from server.diffusion.schedules import Schedule
 from server.diffusion.task import Cancelled, Output, Phase, Pixels, Step, Task
@@ -87,7 +91,14 @@ class _Job:
 
     def _model_features(self) -> list[Feature]:
         """Features that change the model itself for the time of the job."""
-        return self.model.weight_features(self.task)
+        model, task = self.model, self.task
+        features = model.weight_features(task)
+        if task.wrap:
+            nets = [layer.model.module for layer in task.controls]
+            features.append(Wrapped([model.denoiser, model.autoencoder, model.tiny_decoder, *nets], task.wrap))
+        if task.pieces and max(task.width, task.height) > task.pieces:
+            features.append(PiecewiseAutoencoder(model, task.pieces))
+        return features
 
     def _sample_checked(self, condition: Condition) -> Denoised:
         result = self._try_sample(condition)
@@ -121,17 +132,23 @@ class _Job:
                 # Like the pipelines, which leave img2img latents channels-last: kernels round by memory order.
                 original = original.contiguous()
         noise = draw_noise(shape, generator, model.device)
+        if task.variation > 0.0:
+            other = torch.Generator("cpu").manual_seed(task.variation_seed)
+            noise = slerp(noise, draw_noise(shape, other, model.device), task.variation)
         if original is None or self._from_noise():
             latents = noise * schedule.pure_noise_scale
         else:
             latents = schedule.noised(schedule.start, original, noise)
         features = self._mask_features(schedule, original, noise, generator)
-
+        controls = Controls(model, schedule, task.controls) if task.controls else None
+        if controls is not None:
+            features.insert(0, controls)  # before mask channels are appended to what the model sees
+        predictor = Predictor(model, task, condition, controls, self.control)
         checked = False
 
         def predict(inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
             nonlocal checked
-            prediction = model.predict(inputs, timestep, condition, task.guidance)
+            prediction = predictor(inputs, timestep)
             if not checked and not is_finite(prediction):
                 raise _InvalidStep  # most overflows show at once; the others at the end, without a wait per step
             checked = True
