@@ -52,7 +52,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     job.add_argument("--test", action="store_true", help="set up what the tests need and run all of them")
     job.add_argument("--uninstall", action="store_true", help="remove everything that this program made")
     parser.add_argument(
-        "--krita", metavar="VERSION", help="with --test: which Krita to test in (only the installed one)"
+        "--krita",
+        metavar="VERSION",
+        help="with --test: only the tests in the real Krita, in this one: 5.1.5, 5.2.9, 5.3.4, 6.0.4, installed, all "
+        "(makes those that are not installed, which needs root on Debian)",
     )
     given = parser.parse_args(argv)
     if given.torch not in ("auto", *KINDS) and not is_requirement(given.torch):
@@ -134,12 +137,19 @@ def bring_websockets(steps: Steps) -> None:
 def set_up_plugin(steps: Steps, python: Path, krita_dir: Path | None) -> None:
     """Copy the plugin into every Krita that is there, and note where, for --uninstall."""
     from server.setup.environment import Environment
-    from server.setup.krita_places import find_places, find_program, given_place
+    from server.setup.krita_places import find_places, given_place
+    from server.setup.krita_programs import find_programs
     from server.setup.plugin import install_plugin
 
     steps.next("the plugin in Krita")
     system, env, home = platform.system(), os.environ, Path.home()
-    places = [given_place(krita_dir, system, env, home)] if krita_dir else find_places(system, env, home)
+    programs = find_programs(system, env, home)
+    if krita_dir:
+        places = [given_place(krita_dir, system, env, home)]
+    else:
+        places = find_places(system, env, home, programs)
+        for program in programs:
+            steps.say(f"found {program.name}: {program.file}")
     environment = Environment(ROOT / ".venv")
     noted = {entry["resources"]: entry for entry in environment.record().get("plugins", [])}
     for place in places:
@@ -158,7 +168,7 @@ def set_up_plugin(steps: Steps, python: Path, krita_dir: Path | None) -> None:
             steps.say(f"switched on in {place.kritarc}")
         else:
             steps.say("switch it on in Krita: Settings, Configure Krita, Python Plugin Manager, Krita SD")
-    if krita_dir is None and find_program(system, env) is None:
+    if krita_dir is None and not programs:
         steps.say("Krita itself was not found; get it from krita.org, version 5.2 or newer, and start it once")
 
 
@@ -202,14 +212,15 @@ def install(given: argparse.Namespace) -> None:
 def open_krita() -> None:
     """Start Krita on the first picture (without any picture it shows no dockers), and let go of it."""
     from server.setup import SetupError
-    from server.setup.krita_places import find_program, program_environment
+    from server.setup.krita_places import program_environment
+    from server.setup.krita_programs import find_programs
 
-    program = find_program(platform.system(), os.environ)
-    if program is None:
+    programs = find_programs(platform.system(), os.environ, Path.home())
+    if not programs:
         raise SetupError("Krita was not found on this machine; install it from krita.org, then start it yourself.")
     env = program_environment(os.environ) | {"KRITA_SD_SHOW": "1"}
     subprocess.Popen(
-        [*program, "--nosplash", str(PICTURE)],
+        [*programs[0].command, "--nosplash", str(PICTURE)],
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -236,7 +247,7 @@ def build_zip() -> None:
 def uninstall(given: argparse.Namespace) -> None:
     """Remove plugin, kritarc line, environment and whatever else was made; pictures and models stay."""
     from krita_sd.wire.places import state_dir
-    from server.setup import leftovers
+    from server.setup import kritas, leftovers
     from server.setup.environment import Environment
     from server.setup.krita_places import Place, find_places, given_place
     from server.setup.plugin import remove_plugin
@@ -260,20 +271,28 @@ def uninstall(given: argparse.Namespace) -> None:
             print(f"removed the plugin from {place.resources}")
     leftovers.remove_state(state, print)
     leftovers.remove_from_checkout(ROOT, print)
+    leftovers.remove_kritas(kritas.cache_folder(env, home), kritas.KEYS, print)
     print("Krita SD is gone. Your pictures and your models were not touched.")
 
 
 def test(given: argparse.Namespace) -> int:
-    from server.setup import checks
+    from server.setup import checks, kritas
 
     steps = Steps(6)
-    checks.accept_krita(given.krita)
+    chosen = kritas.targets(given.krita, kritas.installed_krita()) if given.krita else []
     steps.next("Krita and what drives it")
-    checks.bring_programs(steps.say)
+    folders = any(target.key for target in chosen) if given.krita else kritas.can_make()
+    checks.bring_programs(steps.say, folders)
+    if given.krita:
+        chosen = kritas.targets(given.krita, kritas.installed_krita())
     python = set_up_server(steps, given.torch, "test")
     bring_websockets(steps)
     steps.next("the checks")
-    return checks.run_all(ROOT, python, lambda text: print(text, flush=True))
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    return checks.run_kritas(ROOT, python, chosen, say) if given.krita else checks.run_all(ROOT, python, say)
 
 
 def main() -> int:

@@ -12,12 +12,14 @@ from krita import DockWidget, DockWidgetFactory, DockWidgetFactoryBase, Extensio
 from krita_sd.actions import Actions
 from krita_sd.canvas import host, watch
 from krita_sd.canvas.guard import Guard
+from krita_sd.dock.live_picture import LivePicture
 from krita_sd.dock.panel import Panel
 from krita_sd.qt import Qt, QtCore, QtWidgets, tr
 
 log = logging.getLogger(__name__)
 
 DOCKER_ID = "krita_sd_docker"
+LIVE_DOCKER_ID = "krita_sd_live_docker"
 
 ACTIONS = {
     "krita_sd_action_generate": ("Krita SD: Generate", "generate"),
@@ -35,6 +37,9 @@ ACTIONS = {
     "krita_sd_action_restore_layer": ("Krita SD: Take over the recipe of the active layer", "restore_layer"),
     "krita_sd_action_cancel_waiting": ("Krita SD: Cancel waiting jobs", "cancel_waiting"),
     "krita_sd_action_prompt": ("Krita SD: Edit prompt", "focus_prompt"),
+    "krita_sd_action_live": ("Krita SD: Live on or off", "toggle_live"),
+    "krita_sd_action_live_apply": ("Krita SD: Apply Live picture", "apply_live"),
+    "krita_sd_action_live_record": ("Krita SD: Record Live pictures", "record_live"),
 }
 """Krita's action name -> (English text, method of `Actions`). krita_sd.action declares the same names."""
 
@@ -120,7 +125,8 @@ class Docker(DockWidget):
         """On the first run: into the tabs of the brush presets, in front. As one more row in the column it would
         squeeze the others."""
         main = self.parentWidget()
-        presets = main.findChild(QtWidgets.QDockWidget, "PresetDocker") if main is not None else None
+        dockers = (docker for docker in host.krita().dockers() if docker.objectName() == "PresetDocker")
+        presets = next((docker for docker in dockers if docker.parentWidget() is main), None)
         if presets is not None and not self.isFloating() and presets.isVisible():
             main.tabifyDockWidget(presets, self)
         self.show()
@@ -147,8 +153,50 @@ class Docker(DockWidget):
             log.debug("docker is gone")
 
 
+class LiveDocker(DockWidget):
+    """Live's picture beside the canvas. Hidden until the painter wants the picture there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWindowTitle("Krita SD Live")
+        self._actions = actions()
+        self._picture = LivePicture()
+        self.setWidget(self._picture)
+        self._wanted = self._is_wanted()
+        self._unasked = not self._actions.settings.seen
+        self._actions.live.frame_changed.connect(self._show_image)
+        self._actions.changed.connect(self._follow)
+        self.visibilityChanged.connect(self._actions.live.docker_seen)
+
+    def canvasChanged(self, canvas: Any) -> None:  # noqa: N802
+        # Krita 5.1 and 5.2 show every docker that they have not seen before.
+        if self._unasked and not self._wanted:
+            QtCore.QTimer.singleShot(0, self.hide)
+        self._unasked = False
+
+    def _is_wanted(self) -> bool:
+        return self._actions.settings.live.place in ("docker", "both")
+
+    def _show_image(self, image: Any) -> None:
+        try:
+            self._picture.show_image(image)
+        except RuntimeError:  # the window of this docker is being destroyed
+            log.debug("docker is gone")
+
+    def _follow(self) -> None:
+        wanted = self._is_wanted()
+        try:
+            if wanted and not self._wanted:
+                self.show()
+                self.raise_()
+        except RuntimeError:  # the window of this docker is being destroyed
+            log.debug("docker is gone")
+        self._wanted = wanted
+
+
 def register(krita: Any) -> None:
-    """Add extension and docker to that Krita."""
+    """Add extension and dockers to that Krita."""
     krita.addExtension(KritaSD(krita))
     right = DockWidgetFactoryBase.DockPosition.DockRight
     krita.addDockWidgetFactory(DockWidgetFactory(DOCKER_ID, right, Docker))
+    krita.addDockWidgetFactory(DockWidgetFactory(LIVE_DOCKER_ID, right, LiveDocker))

@@ -142,7 +142,8 @@ def _area_of(window: Any) -> Any | None:
         return None
     area = _known(_areas, main)
     if area is None:
-        area = main.findChild(QtWidgets.QMdiArea)
+        # It is in the middle of the window; searching all of it blocks the GUI thread for a tenth of a second.
+        area = (main.centralWidget() or main).findChild(QtWidgets.QMdiArea)
         if area is not None:
             _areas.append((main, area))
     return area

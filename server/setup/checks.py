@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.setup import Say, SetupError
+from server.setup import Say, SetupError, kritas
 from server.setup.environment import clean_environment, last_line
+from server.setup.kritas import Making, Target, installed_krita
 
 # Debian's package for each program that the tests in the real Krita start.
 PROGRAMS = {"krita": "krita", "Xvfb": "xvfb", "openbox": "openbox", "xdotool": "xdotool", "import": "imagemagick"}
@@ -27,11 +27,12 @@ STAGE_SECONDS = 25 * 60
 
 @dataclass(frozen=True)
 class Stage:
-    """One check: its name, its command, and for pytest the report from which the counts come."""
+    """One check: its name, its command, what it finds in its environment, and for pytest the report with the counts."""
 
     name: str
     command: Sequence[str]
     report: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -46,38 +47,13 @@ class Outcome:
     skipped: int = 0
 
 
-def accept_krita(wanted: str | None) -> None:
-    """`--krita VERSION`: for now only the installed version can be meant. Raises SetupError."""
-    if wanted is None:
-        return
-    found = installed_krita()
-    if found is None or wanted == "all" or not (found + ".").startswith(wanted.rstrip(".") + "."):
-        raise SetupError(
-            f"Only the installed Krita ({found or 'there is none yet'}) can be tested in for now; leave --krita out."
-        )
+def bring_programs(say: Say, folders: bool = False) -> None:
+    """Install missing programs on Debian as root; elsewhere name them. Raises SetupError.
 
-
-def installed_krita() -> str | None:
-    """The version of the krita on PATH, as its package or the program says."""
-    if shutil.which("krita") is None:
-        return None
-    environment = clean_environment() | {"QT_QPA_PLATFORM": "offscreen"}
-    try:
-        said = subprocess.run(
-            ["krita", "--version"], env=environment, capture_output=True, text=True, timeout=60
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        said = ""
-    match = re.search(r"\d+\.\d+(\.\d+)*", said)
-    if match is None and shutil.which("dpkg-query"):
-        command = ["dpkg-query", "--show", "--showformat=${source:Upstream-Version}", "krita"]
-        match = re.search(r"\d+\.\d+(\.\d+)*", subprocess.run(command, capture_output=True, text=True).stdout)
-    return match[0] if match else "of unknown version"
-
-
-def bring_programs(say: Say) -> None:
-    """Install missing programs on Debian as root; elsewhere name them. Raises SetupError."""
-    missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+    folders: also those that make a folder with another Krita.
+    """
+    wanted = PROGRAMS | (kritas.TOOLS if folders else {})
+    missing = [name for program, names in wanted.items() if shutil.which(program) is None for name in names.split()]
     debian = shutil.which("apt-get") is not None and shutil.which("dpkg-query") is not None
     if debian and not _dpkg_has(QT_PACKAGE):
         missing.append(QT_PACKAGE)
@@ -100,44 +76,112 @@ def bring_programs(say: Say) -> None:
     say(f"Krita {installed_krita()} and the programs that drive it are here")
 
 
-def stages(root: Path, python: Path, output: Path) -> list[Stage]:
-    """Every check in the order of running: the quick ones first."""
+def stages(python: Path, output: Path) -> list[Stage]:
+    """Every check but the real Kritas, in the order of running: the quick ones first."""
     tool = [str(python), "-m"]
     found = [
         Stage("format", [*tool, "ruff", "format", "--check", "."]),
         Stage("lint", [*tool, "ruff", "check", "."]),
         Stage("types", [*tool, "mypy"]),
     ]
-    for name in ("unit", "wire", "engine", "server", "krita"):
+    for name in ("unit", "wire", "engine", "server"):
         report = output / f"{name}.xml"
         found.append(Stage(name, [*tool, "pytest", "-q", f"tests/{name}", f"--junitxml={report}"], report))
     return found
 
 
+def krita_stage(python: Path, output: Path, version: str, root: Path | None, essential: bool) -> Stage:
+    """The tests in one real Krita: the installed one, or the one in folder `root`. essential: those marked so only."""
+    report = output / f"krita-{version}.xml"
+    chosen = ["-m", "essential"] if essential else []
+    command = [str(python), "-m", "pytest", "-q", "tests/krita", *chosen, f"--junitxml={report}"]
+    name = f"krita {version}" + (", essential tests" if essential else "")
+    return Stage(name, command, report, {"KRITA_SD_KRITA": str(root) if root else ""})
+
+
 def run_all(root: Path, python: Path, say: Say) -> int:
-    """Run every stage even when one fails; returns the exit code. The last line printed is the sum of all tests."""
-    output = root / "tests" / "output" / "reports"
-    output.mkdir(parents=True, exist_ok=True)
-    outcomes = []
-    for stage in stages(root, python, output):
-        say(f"--- {stage.name}")
-        outcome = run(stage, root, STAGE_SECONDS)
-        outcomes.append(outcome)
-        say(f"--- {summary(outcome)}")
+    """Every check, and the essential tests once more in the newest Krita; returns the exit code.
+
+    Every stage runs even when one fails. The last line printed is the sum of all tests.
+    """
+    newest = kritas.targets("newest", installed_krita())
+    others = [target for target in newest if target.key and kritas.can_make()]
+    making = Making(root, others, say)  # it takes minutes, mostly of the network's
+    try:
+        output = _output(root)
+        outcomes = [_tell(stage, root, say) for stage in stages(python, output)]
+        outcomes.append(_in_krita(root, python, output, Target(), making, say))
+        outcomes += [_in_krita(root, python, output, target, making, say, essential=True) for target in others]
+    finally:
+        making.close()
     say("")
     for outcome in outcomes:
         say(summary(outcome))
-    failed = sum(outcome.failed for outcome in outcomes)
-    passed, skipped = sum(o.passed for o in outcomes), sum(o.skipped for o in outcomes)
+    if newest[0].key and not others:
+        say("the newest Krita was not tested in: making its folder needs root on Debian")
+    return _conclude(outcomes, say)
+
+
+def run_kritas(root: Path, python: Path, targets: Sequence[Target], say: Say) -> int:
+    """The whole suite of the real Krita in each of `targets`, and one table of all; returns the exit code."""
+    making = Making(root, targets, say)
+    try:
+        outcomes = [_in_krita(root, python, _output(root), target, making, say) for target in targets]
+    finally:
+        making.close()
+    say("")
+    for line in table(outcomes):
+        say(line)
+    return _conclude(outcomes, say)
+
+
+def table(outcomes: Sequence[Outcome]) -> list[str]:
+    """One line for each Krita."""
+    lines = [f"{'Krita':<24}{'result':<8}{'passed':>7}{'failed':>7}{'skipped':>8}{'seconds':>8}"]
+    for o in outcomes:
+        name, ok = o.name.removeprefix("krita "), "ok" if o.ok else "FAILED"
+        lines.append(f"{name:<24}{ok:<8}{o.passed:>7}{o.failed:>7}{o.skipped:>8}{o.seconds:>8.0f}")
+    return lines
+
+
+def _in_krita(
+    root: Path, python: Path, output: Path, target: Target, making: Making, say: Say, essential: bool = False
+) -> Outcome:
+    folder, version = None, installed_krita() or "not installed"
+    if target.key:
+        try:
+            made = making.wait(target)
+        except SetupError as error:
+            say(f"--- krita {target.key}: {error}")
+            return Outcome(f"krita {target.key}", False, 0.0, failed=1)
+        folder, version = made.root, made.version
+    return _tell(krita_stage(python, output, version, folder, essential), root, say)
+
+
+def _tell(stage: Stage, root: Path, say: Say) -> Outcome:
+    say(f"--- {stage.name}")
+    outcome = run(stage, root, STAGE_SECONDS)
+    say(f"--- {summary(outcome)}")
+    return outcome
+
+
+def _conclude(outcomes: Sequence[Outcome], say: Say) -> int:
+    passed, failed = sum(outcome.passed for outcome in outcomes), sum(outcome.failed for outcome in outcomes)
     say(f"all of it took {sum(o.seconds for o in outcomes) / 60:.1f} minutes")
-    say(f"{passed} passed, {failed} failed, {skipped} skipped")
+    say(f"{passed} passed, {failed} failed, {sum(outcome.skipped for outcome in outcomes)} skipped")
     return 0 if all(outcome.ok for outcome in outcomes) else 1
+
+
+def _output(root: Path) -> Path:
+    output = root / "tests" / "output" / "reports"
+    output.mkdir(parents=True, exist_ok=True)
+    return output
 
 
 def run(stage: Stage, root: Path, limit: float) -> Outcome:
     """One stage, with its output shown as it comes; everything it started is gone when it hangs past `limit`."""
     # A test that cannot find Krita has to fail here, where in a developer's quick run it may be skipped.
-    environment = clean_environment() | {"KRITA_SD_REQUIRE_KRITA": "1", "PYTHONUNBUFFERED": "1"}
+    environment = clean_environment() | {"KRITA_SD_REQUIRE_KRITA": "1", "PYTHONUNBUFFERED": "1", **stage.environment}
     if stage.report:
         stage.report.unlink(missing_ok=True)
     started = time.monotonic()

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where Krita keeps its resources and its settings on each system, and how it is started."""
+"""Where the Kritas of a machine keep their resources and settings."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.setup import SetupError, kritarc
+from server.setup.krita_programs import APPIMAGE, FROM_FLATPAK, FROM_SNAP, Program, find_programs
+
+FLATHUB, SNAP = "Krita from Flathub", "Krita from the Snap Store"
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,42 @@ def known_places(system: str, env: Mapping[str, str], home: Path) -> list[Place]
     snap = home / "snap" / "krita" / "current"
     return [
         Place("Krita", data / "krita", config / "kritarc"),
-        Place("Krita from Flathub", flatpak / "data" / "krita", flatpak / "config" / "kritarc"),
-        Place("Krita from the Snap Store", snap / ".local/share/krita", snap / ".config/kritarc"),
+        Place(FLATHUB, flatpak / "data" / "krita", flatpak / "config" / "kritarc"),
+        Place(SNAP, snap / ".local/share/krita", snap / ".config/kritarc"),
     ]
 
 
-def find_places(system: str, env: Mapping[str, str], home: Path) -> list[Place]:
-    """The places in use, with Krita's own "resource folder" setting obeyed; the ordinary one when none is in use."""
-    places = known_places(system, env, home)
-    used = [place for place in places if place.resources.is_dir() or (place.kritarc and place.kritarc.is_file())]
-    if places[0] not in used and find_program(system, env) == ["krita"]:
-        used.insert(0, places[0])
-    return [_moved(place, home) for place in used or places[:1]]
+def find_places(
+    system: str, env: Mapping[str, str], home: Path, programs: Sequence[Program] | None = None
+) -> list[Place]:
+    """The places in use and those of the Kritas found, with Krita's own "resource folder" setting obeyed.
+
+    programs: the Kritas of this machine, if they are known already. Without any trace of a Krita, the ordinary place.
+    """
+    known = known_places(system, env, home)
+    if programs is None:
+        programs = find_programs(system, env, home)
+    expected = [place_of(program, known, home) for program in programs]
+    used = [place for place in known if place.resources.is_dir() or (place.kritarc and place.kritarc.is_file())]
+    ordered = [place for place in known if place in used or place in expected]
+    ordered += [place for place in expected if place not in ordered]
+    return [_moved(place, home) for place in dict.fromkeys(ordered or known[:1])]
+
+
+def place_of(program: Program, known: Sequence[Place], home: Path) -> Place:
+    """Where that Krita keeps things. An AppImage does so in the ordinary place, unless folders lie beside it that are
+    called as it is with .home (which is then its home) or .config at the end.
+    """
+    names = {FROM_FLATPAK: FLATHUB, FROM_SNAP: SNAP}
+    place = next((place for place in known if place.name == names.get(program.kind)), known[0])
+    if program.kind == APPIMAGE:
+        own_home, own_config = (program.file.with_name(program.file.name + end) for end in (".home", ".config"))
+        if own_home.is_dir():
+            own = replace(place, name=f"{program.file.name} with a home of its own")
+            place = replace(own, resources=own_home / ".local/share/krita", kritarc=own_home / ".config" / "kritarc")
+        if own_config.is_dir():
+            place = replace(place, kritarc=own_config / "kritarc")
+    return place
 
 
 def given_place(folder: Path, system: str, env: Mapping[str, str], home: Path) -> Place:
@@ -85,28 +111,6 @@ def given_place(folder: Path, system: str, env: Mapping[str, str], home: Path) -
     ]
     found = next((path for path in candidates if path.is_file()), None)
     return Place("the given folder", folder, found, make_kritarc=False)
-
-
-def find_program(system: str, env: Mapping[str, str]) -> list[str] | None:
-    """The command that starts Krita, or None. Flatpak and snap are found by the commands they put on PATH."""
-    path = env.get("PATH")
-    if shutil.which("krita", path=path):
-        return ["krita"]
-    if system == "Linux" and shutil.which("org.kde.krita", path=path):
-        return ["org.kde.krita"]
-    if system == "Linux" and shutil.which("flatpak", path=path):
-        home = Path(env.get("HOME") or "~").expanduser()
-        for exports in (home / ".local/share/flatpak/app", Path("/var/lib/flatpak/app")):
-            if (exports / "org.kde.krita").exists():
-                return ["flatpak", "run", "org.kde.krita"]
-    if system == "Darwin" and Path("/Applications/krita.app").exists():
-        return ["/Applications/krita.app/Contents/MacOS/krita"]
-    if system == "Windows":
-        for root in (env.get("ProgramFiles"), env.get("ProgramW6432")):
-            program = Path(root or "") / "Krita (x64)" / "bin" / "krita.exe"
-            if root and program.exists():
-                return [str(program)]
-    return None
 
 
 def program_environment(env: Mapping[str, str]) -> dict[str, str]:

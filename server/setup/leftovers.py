@@ -51,6 +51,14 @@ def remove_from_checkout(root: Path, say: Say) -> None:
     _drop_empty(root / "dist")
 
 
+def remove_kritas(folder: Path, keys: Iterable[str], say: Say) -> None:
+    """The Kritas that the tests have made for themselves, and nothing else that may lie in the folder."""
+    names = [name for key in keys for name in (key, f"{key}.part", f"{key}.log", f".{key}.lock")]
+    if remove(folder / name for name in names):
+        say(f"removed the Kritas of the tests from {folder}")
+        _drop_empty(folder)
+
+
 def remove(paths: Iterable[Path]) -> bool:
     """Remove files, links (not what they point to) and folders; True when one was there."""
     was_there = False

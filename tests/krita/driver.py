@@ -27,9 +27,7 @@ class Hand:
 
     def widget(self, name: str, timeout: float = 20.0, enabled: bool = True) -> dict[str, Any]:
         """The state of a widget once it is visible (and enabled)."""
-        condition = (
-            f"(lambda s: s if s and s['visible'] and (s['enabled'] or not {enabled}) else None)(widget_state({name!r}))"
-        )
+        condition = f"reach({name!r}, {enabled})"
         state: dict[str, Any] = self.session.wait(condition, timeout, f"widget {name} to be visible and enabled")
         return state
 

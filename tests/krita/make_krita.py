@@ -255,11 +255,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("version", help=f"newest, all, or a version: {', '.join(RECIPES)} and what begins so")
     parser.add_argument("--folder", type=Path, help="where the folders are kept (default: the user's cache)")
+    parser.add_argument("--json", action="store_true", help="say each finished folder as one JSON object")
     parser.add_argument("--stale", action="store_true", help="take a package index that is past its date")
     given = parser.parse_args()
     try:
         for key in RECIPES if given.version == "all" else [recipe_of(given.version)]:
-            make(key, (given.folder or cache_folder()).absolute(), lambda text: print(text, flush=True), given.stale)
+            folder = (given.folder or cache_folder()).absolute()
+            result = make(key, folder, lambda text: print(text, flush=True), given.stale)
+            if given.json:
+                print(json.dumps(asdict(result)), flush=True)
     except (MakeError, OSError) as error:
         print(f"make_krita.py: {error}", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from server.setup import SetupError, checks, leftovers, vendor
+from server.setup import SetupError, checks, kritas, leftovers, vendor
 from server.setup.environment import Environment
 from server.setup.krita_places import Place, given_place
 from server.setup.plugin import install_plugin, pack, plugin_files, remove_plugin, version
@@ -255,10 +256,106 @@ def test_bad_arguments_end_with_two(arguments: list[str]) -> None:
     assert done.returncode == 2 and "error:" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_another_krita_is_refused_in_one_sentence() -> None:
-    done = run_install("--test", "--krita", "all")
+def test_a_krita_that_debian_does_not_have_is_refused_in_one_sentence() -> None:
+    done = run_install("--test", "--krita", "4.4")
     assert done.returncode == 1
-    assert done.stderr.startswith("install.py: Only the installed Krita") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("install.py: There is no Krita 4.4 to test in") and done.stderr.count("\n") == 1
+
+
+def test_the_kritas_that_a_word_means() -> None:
+    made = [kritas.Target(key) for key in ("5.2", "5.3", "6")]
+    assert kritas.targets("all", "5.1.5") == [kritas.Target(), *made]
+    assert kritas.targets("all", "6.0.4") == [kritas.Target("5.1"), *made[:2], kritas.Target()]
+    assert kritas.targets("6.0.4", "5.1.5") == kritas.targets("newest", None) == [kritas.Target("6")]
+    assert kritas.targets("5.1", "5.1.5") == kritas.targets("installed", None) == [kritas.Target()]
+    assert kritas.targets("5.2.9", "5.21.0") == [kritas.Target("5.2")]
+
+
+def test_the_script_and_the_command_know_the_same_kritas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = runpy.run_path(str(ROOT / "tests" / "krita" / "make_krita.py"))
+    assert tuple(make["RECIPES"]) == kritas.KEYS and make["NEWEST"] == kritas.NEWEST
+    for settings in ({"XDG_CACHE_HOME": "/c"}, {"HOME": "/h"}, {"KRITA_SD_KRITAS": "/k"}):
+        for name in ("XDG_CACHE_HOME", "KRITA_SD_KRITAS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        assert make["cache_folder"]() == kritas.cache_folder(os.environ, Path.home())
+
+
+SOURCES = {
+    "one line": (
+        "sources.list",
+        "# x\ndeb [arch=amd64] http://a/debian bookworm main\ndeb-src http://b/debian sid main\n",
+    ),
+    "stanza": (
+        "sources.list.d/debian.sources",
+        "Types: deb\nURIs: http://a/debian\nSuites: bookworm bookworm-updates\n\n"
+        "Types: deb\nURIs: http://c/debian-security\nSuites: bookworm-security\n\n"
+        "Types: deb\nEnabled: no\nURIs: http://d/debian\nSuites: sid\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), SOURCES.values(), ids=SOURCES.keys())
+def test_the_mirror_is_the_machines_own(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert runpy.run_path(str(ROOT / "tests" / "krita" / "make_krita.py"))["apt_mirrors"](tmp_path) == [
+        "http://a/debian"
+    ]
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """The address of a mirror that cannot be reached."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return f"http://127.0.0.1:{port}/debian"
+
+
+@pytest.mark.skipif(shutil.which("debootstrap") is None or os.geteuid() != 0, reason="needs root and debootstrap")
+def test_without_a_network_no_krita_is_made_and_one_sentence_says_so(
+    nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIRROR", nowhere)
+    monkeypatch.setenv("KRITA_SD_KRITAS", str(tmp_path))
+    said: list[str] = []
+    code = checks.run_kritas(tmp_path_with_script(tmp_path), Path(sys.executable), [kritas.Target("6")], said.append)
+    assert code == 1 and said[-1] == "0 passed, 1 failed, 0 skipped"
+    (sentence,) = [line for line in said if "could not be made" in line]
+    assert "No Debian mirror with sid could be reached (" in sentence and "check the network" in sentence
+    assert not (tmp_path / "6").exists()
+
+
+def tmp_path_with_script(folder: Path) -> Path:
+    """A project that has nothing but the script."""
+    root = folder / "project"
+    (root / "tests" / "krita").mkdir(parents=True)
+    shutil.copyfile(ROOT / "tests" / "krita" / "make_krita.py", root / "tests" / "krita" / "make_krita.py")
+    return root
+
+
+def test_a_finished_folder_is_used_again_and_tested_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is a fake; the script, the waiting and the table are the real ones."""
+    monkeypatch.setenv("KRITA_SD_KRITAS", str(tmp_path))
+    (tmp_path / "6").mkdir()
+    note = {"root": str(tmp_path / "6"), "version": "6.0.4.1", "seconds": 99.0, "megabytes": 1250}
+    (tmp_path / "6" / "krita-sd.json").write_text(json.dumps(note))
+    root = tmp_path_with_script(tmp_path)
+    (root / "tests" / "krita" / "test_x.py").write_text(
+        f"import os\ndef test_x():\n    assert os.environ['KRITA_SD_KRITA'] == {note['root']!r}\n"
+    )
+    said: list[str] = []
+    assert checks.run_kritas(root, Path(sys.executable), [kritas.Target("6")], said.append) == 0
+    assert f"Krita 6.0.4.1 is in {note['root']}" in said
+    assert [line.split()[:5] for line in said if line.startswith("6.0.4.1")] == [["6.0.4.1", "ok", "1", "0", "0"]]
+
+
+def test_uninstalling_takes_the_kritas_of_the_tests(tmp_path: Path) -> None:
+    for name in ("6/usr", "5.2.part", "mine"):
+        (tmp_path / name).mkdir(parents=True)
+    leftovers.remove_kritas(tmp_path, kritas.KEYS, lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_help_names_every_option() -> None:
@@ -315,9 +412,12 @@ def test_a_stage_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> Non
 
 
 def test_every_room_of_tests_is_run() -> None:
-    names = [stage.name for stage in checks.stages(ROOT, Path("python"), Path("out"))]
-    assert names == ["format", "lint", "types", "unit", "wire", "engine", "server", "krita"]
-    assert {path.name for path in (ROOT / "tests").iterdir() if list(path.glob("test_*.py"))} <= set(names)
+    names = [stage.name for stage in checks.stages(Path("python"), Path("out"))]
+    assert names == ["format", "lint", "types", "unit", "wire", "engine", "server"]
+    assert {path.name for path in (ROOT / "tests").iterdir() if list(path.glob("test_*.py"))} <= {*names, "krita"}
+    everywhere = checks.krita_stage(Path("python"), Path("out"), "6.0.4", Path("/k"), essential=True)
+    assert everywhere.name == "krita 6.0.4, essential tests" and everywhere.environment == {"KRITA_SD_KRITA": "/k"}
+    assert checks.krita_stage(Path("p"), Path("o"), "5.1.5", None, False).environment == {"KRITA_SD_KRITA": ""}
 
 
 def fake_programs(folder: Path, **scripts: str) -> None:
@@ -336,6 +436,9 @@ def test_missing_programs_are_installed_on_debian_as_root(tmp_path: Path, monkey
     update, install = log.read_text().splitlines()
     assert update == "update"
     assert install == "install --yes --no-install-recommends krita xvfb openbox imagemagick python3-pyqt5"
+    log.unlink()
+    checks.bring_programs(lambda _: None, folders=True)
+    assert "imagemagick debootstrap debian-archive-keyring python3-pyqt5" in log.read_text()
     fake_programs(tmp_path / "bin2", apt_get="echo no such package >&2; exit 100", dpkg_query="echo unknown")
     monkeypatch.setenv("PATH", str(tmp_path / "bin2"))
     with pytest.raises(SetupError, match="no such package"):

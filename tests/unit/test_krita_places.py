@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from server.setup import kritarc
 from server.setup.krita_places import Place, find_places, given_place, known_places, program_environment
+from server.setup.krita_programs import find_programs
 
 SETTINGS = {
     "empty": ("", "[python]\nenable_krita_sd=true\n"),
@@ -104,6 +105,78 @@ def test_packaged_kritas_are_found_by_their_folders(tmp_path: Path) -> None:
     assert flatpak[0].kritarc == tmp_path / ".var/app/org.kde.krita/config/kritarc"
     (tmp_path / ".local/share/krita").mkdir(parents=True)
     assert len(find_places("Linux", nowhere, tmp_path)) == 2
+
+
+def script(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+def found(env: dict[str, str], home: Path) -> list[tuple[str, Path, Path | None]]:
+    return [(place.name, place.resources, place.kritarc) for place in find_places("Linux", env, home)]
+
+
+def test_every_krita_of_a_home_is_found_with_its_folder(tmp_path: Path) -> None:
+    """None of them was started yet: no folder of theirs is there to give them away."""
+    home = tmp_path / "home"
+    env = {"PATH": str(tmp_path / "bin")}
+    script(tmp_path / "bin/krita")
+    script(tmp_path / "bin/org.kde.krita")
+    plain = script(home / "Downloads/krita-5.2.9-x86_64.AppImage")
+    alone = script(home / "Applications/krita-6.0.4-x86_64.appimage")
+    script(home / "Downloads/inkscape.AppImage")
+    (home / "Applications/krita-6.0.4-x86_64.appimage.home").mkdir()
+    programs = find_programs("Linux", env, home)
+    assert [program.file for program in programs] == [
+        *(tmp_path / "bin/krita", tmp_path / "bin/org.kde.krita"),
+        *(alone, plain),
+    ]
+    assert programs[0].command == ("krita",) and programs[2].command == (str(alone),)
+    flatpak, own = home / ".var/app/org.kde.krita", alone.with_name(alone.name + ".home")
+    assert found(env, home) == [
+        ("Krita", home / ".local/share/krita", home / ".config/kritarc"),
+        ("Krita from Flathub", flatpak / "data/krita", flatpak / "config/kritarc"),
+        (f"{alone.name} with a home of its own", own / ".local/share/krita", own / ".config/kritarc"),
+    ]
+
+
+def test_an_appimage_alone_uses_the_ordinary_place_or_its_own_settings(tmp_path: Path) -> None:
+    home, env = tmp_path / "home", {"PATH": "", "XDG_DATA_HOME": str(tmp_path / "data")}
+    program = script(home / "Desktop/krita.AppImage")
+    assert found(env, home) == [("Krita", tmp_path / "data/krita", home / ".config/kritarc")]
+    settings = program.with_name(program.name + ".config")
+    settings.mkdir()
+    assert found(env, home) == [("Krita", tmp_path / "data/krita", settings / "kritarc")]
+
+
+def test_a_flatpak_is_found_by_its_installation_when_its_command_is_not_on_the_path(tmp_path: Path) -> None:
+    home, env = tmp_path / "home", {"PATH": str(tmp_path / "bin")}
+    (home / ".local/share/flatpak/app/org.kde.krita").mkdir(parents=True)
+    assert find_programs("Linux", env, home) == []
+    script(tmp_path / "bin/flatpak")
+    assert find_programs("Linux", env, home)[0].command == ("flatpak", "run", "org.kde.krita")
+    assert [name for name, *_ in found(env, home)] == ["Krita from Flathub"]
+
+
+def test_a_snap_keeps_its_things_in_the_snaps_folder(tmp_path: Path) -> None:
+    script(tmp_path / "snap/bin/krita")
+    env = {"PATH": str(tmp_path / "snap/bin")}
+    assert found(env, HOME) == [
+        (
+            "Krita from the Snap Store",
+            HOME / "snap/krita/current/.local/share/krita",
+            HOME / "snap/krita/current/.config/kritarc",
+        )
+    ]
+
+
+def test_the_newest_appimage_of_a_folder_comes_first(tmp_path: Path) -> None:
+    for name in ("krita-5.2.9.AppImage", "krita-5.2.11.AppImage", "krita-5.10.0.AppImage"):
+        script(tmp_path / "AppImages" / name)
+    names = [program.file.name for program in find_programs("Linux", {"PATH": ""}, tmp_path)]
+    assert names == ["krita-5.10.0.AppImage", "krita-5.2.11.AppImage", "krita-5.2.9.AppImage"]
 
 
 def test_a_moved_resource_folder_is_obeyed(tmp_path: Path) -> None:

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plugin is one for every Krita: Python 3.10 to 3.14, PyQt5 and PyQt6, the newer API only where it is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from krita_sd import versions
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGIN = [path for path in sorted((ROOT / "krita_sd").rglob("*.py")) if "_vendor" not in path.parts]
+PYTHONS = (10, 11, 12, 13, 14)
+GONE = """aifc asynchat asyncore audioop cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib nis nntplib
+ossaudiodev pipes sndhdr smtpd spwd sunau telnetlib uu xdrlib""".split()
+"""Modules that 3.12 and 3.13 took out of the standard library."""
+
+COMPILE = """
+import sys, warnings
+warnings.simplefilter("error")
+for name in sys.argv[1:]:
+    compile(open(name, encoding="utf-8").read(), name, "exec")
+"""
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@pytest.mark.parametrize("minor", PYTHONS)
+def test_the_plugin_has_the_grammar_of_every_python(minor: int) -> None:
+    for path in PLUGIN:
+        ast.parse(path.read_text(encoding="utf-8"), filename=str(path), feature_version=(3, minor))
+
+
+@pytest.mark.parametrize("minor", PYTHONS)
+def test_the_plugin_compiles_without_a_warning(minor: int) -> None:
+    """With that very Python where this machine has it. Seen to fail with a return in a finally block (3.14)."""
+    name = sys.executable if sys.version_info[:2] == (3, minor) else f"python3.{minor}"
+    python = shutil.which(name)
+    # A version manager has commands for versions that it then does not start.
+    if python is None or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+        pytest.skip(f"no python3.{minor} on this machine")
+    done = subprocess.run([python, "-c", COMPILE, *map(str, PLUGIN)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def leaves_finally(node: ast.AST) -> Iterator[int]:
+    """Lines of statements that leave a finally block and swallow what it was on the way: a warning from 3.14 on."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            continue
+        if isinstance(child, ast.Return):
+            yield child.lineno
+        yield from leaves_finally(child)
+
+
+def test_nothing_that_newer_pythons_removed_or_warn_of() -> None:
+    bad = []
+    for path in PLUGIN:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Import):
+                bad += [f"{path}:{node.lineno}" for alias in node.names if alias.name.partition(".")[0] in GONE]
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in GONE:
+                bad.append(f"{path}:{node.lineno}")
+            elif isinstance(node, ast.Try):
+                bad += [f"{path}:{line}" for statement in node.finalbody for line in leaves_finally(statement)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compile(path.read_text(encoding="utf-8"), str(path), "exec")
+    assert bad == []
+
+
+def chain(node: ast.Attribute) -> list[str]:
+    """["QtCore", "QEvent", "Type", "Paint"] of QtCore.QEvent.Type.Paint; [] when it does not begin with a name."""
+    parts: list[str] = []
+    inner: ast.expr = node
+    while isinstance(inner, ast.Attribute):
+        parts.append(inner.attr)
+        inner = inner.value
+    return [inner.id, *reversed(parts)] if isinstance(inner, ast.Name) else []
+
+
+def unscoped(module: ast.Module) -> list[str]:
+    """Members of enums that are taken from their class, which PyQt6 and Krita 6 do not have: Qt.LeftButton."""
+    inside = {id(node.value) for node in ast.walk(module) if isinstance(node, ast.Attribute)}
+    called = {id(node.func) for node in ast.walk(module) if isinstance(node, ast.Call)}
+    # A whole enum may get a shorter name, under which its members are then taken from it.
+    bases = {
+        node.value.id
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    renamed = {
+        id(node.value)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in bases
+    }
+    found = []
+    for node in ast.walk(module):
+        if not isinstance(node, ast.Attribute) or id(node) in inside | called | renamed:
+            continue
+        names = [name for name in chain(node) if name not in ("QtCore", "QtGui", "QtWidgets", "QtNetwork")]
+        if len(names) == 2 and re.fullmatch(r"Qt|Q[A-Z]\w+|_?\w*Base|Krita", names[0]):
+            if re.match(r"[A-Z]", names[1]):
+                found.append(".".join(chain(node)))
+    return found
+
+
+def test_enums_are_scoped() -> None:
+    """Krita 6.0 knows no others, in Qt's classes and in its own."""
+    assert {str(path): found for path in PLUGIN if (found := unscoped(tree(path)))} == {}
+
+
+def test_the_search_for_unscoped_enums_finds_them() -> None:
+    code = """
+a = Qt.LeftButton
+b = QtCore.QEvent.MouseMove
+c = QImage.Format_ARGB32
+d = DockWidgetFactoryBase.DockRight
+e = Qt.MouseButton.LeftButton, QtCore.QEvent.Type.MouseMove, QtGui.QImage.Format.Format_ARGB32, Qt.MouseButton(1)
+f = QtWidgets.QApplication.mouseButtons(), event.Type
+_Event = QtCore.QEvent.Type
+g = _Event.MouseMove
+"""
+    assert unscoped(ast.parse(code)) == [
+        *("Qt.LeftButton", "QtCore.QEvent.MouseMove", "QImage.Format_ARGB32"),
+        "DockWidgetFactoryBase.DockRight",
+    ]
+
+
+GONE_IN_QT6 = {"exec_", "byteCount", "desktop", "setMargin"}
+
+
+def test_no_call_that_qt_6_has_dropped() -> None:
+    bad = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.func.attr}"
+        for path in PLUGIN
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in GONE_IN_QT6
+    ]
+    assert bad == []
+
+
+def test_nothing_asks_which_version_of_krita_runs() -> None:
+    """A feature is looked for itself; a number says nothing about a build that somebody has patched."""
+    asked = re.compile(r"Krita\.instance\(\)\.version\(|krita\(\)\.version\(|qt_major_version|qVersion\(|QT_VERSION")
+    bad = [str(path) for path in PLUGIN if asked.search(path.read_text(encoding="utf-8"))]
+    assert bad == []
+
+
+def test_every_difference_is_told_in_the_documentation() -> None:
+    """docs/krita-versions.md has the same list, word for word."""
+    page = " ".join((ROOT / "docs" / "krita-versions.md").read_text(encoding="utf-8").split())
+    for difference in versions.DIFFERENCES:
+        for text in (difference.seen, difference.what, difference.coped):
+            assert text in page
+
+
+class Node:
+    """A stand-in for what Krita's classes answer."""
+
+
+def test_features_are_looked_for() -> None:
+    assert not versions.refused(None) and not versions.refused(True) and versions.refused(False)
+    assert versions.image_to_canvas(Node()) is None
+    asked: list[tuple[object, ...]] = []
+    old, new = Node(), Node()
+    old.setAnnotation = lambda *args: asked.append(("set", *args))  # type: ignore[attr-defined]
+    new.removeAnnotation = lambda *args: asked.append(("remove", *args))  # type: ignore[attr-defined]
+    versions.remove_annotation(old, "n", b"[]")
+    versions.remove_annotation(new, "n", b"[]")
+    assert asked == [("set", "n", "", b"[]"), ("remove", "n")]
