@@ -126,7 +126,7 @@ def inside() -> dict[str, Any]:
     model.page(1, [Entry("h:x", "x.png", 0.0, False, 4, 4, "{"), found[0]], PAGE + 5)
     model.removed(["h:0", "h:5"])
     model.starred(["h:1"], True)
-    out["rows now"] = [model.rowCount(), model.entry(model.index(0, 0)).starred,  # type: ignore[union-attr] model.total]
+    out["rows now"] = [model.rowCount(), model.entry(model.index(0, 0)).starred, model.total]  # type: ignore[union-attr]
     out["damaged"] = model.data(model.index(model.rowCount() - 1, 0), Qt.ItemDataRole.ToolTipRole)
     asked.clear()
     page.field.setText("boat")
