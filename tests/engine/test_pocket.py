@@ -15,8 +15,9 @@ import pytest
 from krita_sd.wire.recipe import steps_plan
 from server.diffusion import Task, generate, load_model
 from server.pocket.training import captions, tokenizer, words
+from server.pocket.training.asked import combinations, prompt_of
 from server.pocket.training.captions import Item, Scene
-from server.pocket.training.evaluate import BARS, combinations, prompt_of
+from server.pocket.training.evaluate import BARS
 from server.pocket.training.export import FILE_LIMIT, FOLDER_LIMIT, check_sizes
 from server.pocket.training.judge import judge, share_of_colour
 from server.pocket.training.landscapes import SUN

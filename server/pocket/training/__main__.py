@@ -2,37 +2,61 @@
 """One command for the whole model: python -m server.pocket.training --out DIR [--device auto] [--stage NAME ...].
 
 Each step leaves its result in DIR/work and is skipped or resumed when it is run again. The finished model is
-DIR/model, measured, with metrics.json.
+DIR/model, measured, with metrics.json. On two busy cores two processes of one thread train faster than one of two:
+torchrun --nproc-per-node 2 -m server.pocket.training --threads 1 ...; the other parts run in the first process alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from . import curriculum, dataset, evaluate, export, text, tiny_decoder, tokenizer, unet, vae
+from . import (
+    controlnet,
+    curriculum,
+    dataset,
+    evaluate,
+    export,
+    few_step,
+    lora,
+    text,
+    tiny_decoder,
+    tokenizer,
+    unet,
+    vae,
+)
 
-VAE_STEPS, TEXT_STEPS, TINY_STEPS = 720, 700, 400
-PARTS = ("tokenizer", "text", "vae", "sets", *curriculum.STAGES, "tiny", "export", "evaluate")
+VAE_STEPS, TEXT_STEPS = 720, 700
+WORLD, RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+"""Set by torchrun."""
+PARTS = (
+    *("tokenizer", "text", "vae", "sharpen", "tiny", "sets", *curriculum.STAGES),
+    *("lora", "few_step", "controlnet", "export", "evaluate"),
+)
 
 
 def load_vae(work: Path, name: str = "vae") -> AutoencoderKL:
-    model = AutoencoderKL.from_pretrained(str((work / name).resolve()), local_files_only=True)
+    folder = str((work / name).resolve())
+    model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
     return model.eval().to(memory_format=torch.channels_last)
 
 
 def load_text(work: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
     root = work.resolve()
-    encoder = CLIPTextModel.from_pretrained(str(root / "text_encoder"), local_files_only=True).eval()
+    folder = str(root / "text_encoder")
+    encoder = CLIPTextModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     return CLIPTokenizer.from_pretrained(str(root / "tokenizer"), local_files_only=True), encoder
 
 
@@ -41,6 +65,16 @@ def load_unet(work: Path, stage: str) -> UNet2DConditionModel:
     model = unet.build()
     model.load_state_dict(torch.load(work / f"{stage}.pt", map_location="cpu", weights_only=True)["average"])
     return model.eval()
+
+
+def begin_from(folder: Path, work: Path) -> None:
+    """Take tokenizer, text encoder and autoencoder from a finished model, its UNet for the first stage's."""
+    for name in ("tokenizer", "text_encoder", "vae"):
+        if not (work / name).exists():
+            shutil.copytree(folder / name, work / name)
+    if not (work / "shapes.pt").exists():
+        weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+        torch.save({"average": {name: value.float() for name, value in weights.items()}}, work / "shapes.pt")
 
 
 def make_sets(work: Path, names: list[str]) -> None:
@@ -66,17 +100,35 @@ def train_stage(work: Path, name: str, device: str) -> None:
     ]
     seed = 11 + stages.index(name)
     pace: dict[str, Any] = {"muon_lr": stage.muon_lr, "decay": stage.decay, "falling": stage.falling}
+    pace |= {"world": WORLD, "rank": RANK, "stop": stage.stop}
     model = unet.train(work, name, model, mixtures, stage.steps, seed, device=device, **pace)
     if "shape" in sets:
         print(f"{name}: a wrong shape word raises the loss by {unet.swap_gap(model.cpu(), sets['shape']):.0%}")
 
 
+def train_extra(work: Path, part: str) -> None:
+    """An adapter or the ControlNet, on the finished UNet."""
+    base = load_unet(work, curriculum.SHIPPED)
+    if part == "lora":
+        lora.train(work, base, dataset.Latents(work, "pixel"), curriculum.LORA_STEPS)
+    elif part == "few_step":
+        mixture = dataset.Mixture([(dataset.Latents(work, n), share) for n, share in curriculum.FEW_STEP.items()])
+        silent = torch.from_numpy(mixture.sets[0].states[:1].astype("float32"))
+        few_step.train(work, base, silent, mixture, curriculum.FEW_STEPS)
+    else:
+        drawn = []
+        for name in curriculum.CONTROL:
+            chosen, seed = curriculum.SETS[name], 100 + curriculum.ORDER[name]
+            latents = dataset.Latents(work, name)
+            drawn.append(controlnet.Drawn(latents, chosen.recipe, seed, chosen.width, chosen.height))
+        controlnet.train(work, base, drawn, curriculum.CONTROL_STEPS)
+
+
 def write_model(work: Path, out: Path) -> None:
-    tiny = None
-    if (work / "taesd").exists():
-        tiny = AutoencoderTiny.from_pretrained(str((work / "taesd").resolve()), local_files_only=True)
-    chosen = load_unet(work, curriculum.SHIPPED)
-    export.export(out, chosen, load_vae(work), load_text(work)[1], work / "tokenizer", tiny)
+    tiny = AutoencoderTiny.from_pretrained(str((work / "taesd").resolve()), local_files_only=True)
+    control = ControlNetModel.from_pretrained(str((work / "controlnet").resolve()), local_files_only=True)
+    chosen, encoder = load_unet(work, curriculum.SHIPPED), load_text(work)[1]
+    export.export(out, chosen, load_vae(work, "vae_sharp"), encoder, work / "tokenizer", tiny, control, work / "lora")
 
 
 def run(part: str, out: Path, device: str) -> None:
@@ -91,12 +143,15 @@ def run(part: str, out: Path, device: str) -> None:
     elif part == "vae":
         vae.train(work, VAE_STEPS)
     elif part == "sets":
-        used = {n for s in curriculum.STAGES.values() for shares, _, _ in s.mixtures for n in shares}
-        make_sets(work, [name for name in curriculum.SETS if name in used])
+        make_sets(work, list(curriculum.SETS))
     elif part in curriculum.STAGES:
         train_stage(work, part, device)
+    elif part == "sharpen":
+        vae.sharpen(work, load_vae(work), curriculum.SHARPEN_STEPS)
     elif part == "tiny":
-        tiny_decoder.train(work, load_vae(work), TINY_STEPS)
+        tiny_decoder.train(work, load_vae(work), curriculum.TINY_STEPS)
+    elif part in ("lora", "few_step", "controlnet"):
+        train_extra(work, part)
     elif part == "export":
         write_model(work, out / "model")
     elif part == "evaluate":
@@ -108,17 +163,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the work in progress and the model")
     parser.add_argument("--device", default="auto", help="where the UNet trains: auto, cpu, cuda, ...")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: as torch likes)")
+    parser.add_argument("--start", type=Path, help="a finished model to begin from: all but the later UNet stages")
     parser.add_argument("--stage", nargs="+", choices=PARTS, default=list(PARTS), help="only these parts, in order")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    if WORLD > 1:
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=1))
+    if options.start and RANK == 0:
+        (options.out / "work").mkdir(parents=True, exist_ok=True)
+        begin_from(options.start, options.out / "work")
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     for part in options.stage:
         began = time.monotonic()
         print(f"== {part}", flush=True)
-        run(part, options.out, device)
+        if RANK == 0 or part in curriculum.STAGES:
+            run(part, options.out, device)
+        if WORLD > 1:
+            torch.distributed.barrier()
         print(f"== {part}: {(time.monotonic() - began) / 60:.1f} min", flush=True)
 
 

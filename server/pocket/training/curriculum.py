@@ -19,17 +19,25 @@ class PictureSet:
 
 
 MULTI = {"place": 2.2, "pair": 1.0, "count": 1.0}
-ALL = {"shape": 2.0, "thing": 2.0, "place": 1.2, "pair": 0.8, "count": 0.8, "landscape": 3.0}
+STYLED = {"landscape": 2.0, "thing": 1.0, "shape": 1.0}
+ALL = {"shape": 1.5, "thing": 1.5, "place": 0.5, "pair": 0.3, "count": 0.3, "landscape": 3.0}
 
 SETS: dict[str, PictureSet] = {
     "shape": PictureSet(Recipe({"shape": 1}), 2400),
-    "thing": PictureSet(Recipe({"thing": 1}), 2560),
-    "multi": PictureSet(Recipe(MULTI), 2240),
-    "land": PictureSet(Recipe({"landscape": 1}), 1600),
-    "large": PictureSet(Recipe(ALL, styled=0.2), 1280, 256, 256),
-    "plain": PictureSet(Recipe({"shape": 2, "thing": 1}), 640, 256, 256),
+    "thing": PictureSet(Recipe({"thing": 1}), 3200),
+    "land": PictureSet(Recipe({"landscape": 1}), 4000),
+    "shape256": PictureSet(Recipe({"shape": 1}), 2000, 256, 256),
+    "thing256": PictureSet(Recipe({"thing": 1}), 2000, 256, 256),
+    "land256": PictureSet(Recipe({"landscape": 1}), 2400, 256, 256),
+    "multi256": PictureSet(Recipe(MULTI), 1600, 256, 256),
+    "styled256": PictureSet(Recipe(STYLED, styled=1.0), 2400, 256, 256),
+    "pixel": PictureSet(Recipe({"shape": 1, "thing": 1.5, "landscape": 2}, look="pixel art"), 1000, 256, 256),
+    "wide": PictureSet(Recipe(ALL, styled=0.2), 800, 320, 192),
+    "tall": PictureSet(Recipe(ALL, styled=0.2), 800, 192, 320),
 }
-ORDER = {"shape": 0, "thing": 1, "multi": 2, "land": 3, "large": 5, "plain": 9}
+ORDER = {name: i for i, name in enumerate(("shape", "thing", "multi", "land"))}
+ORDER |= {name: 10 + i for i, name in enumerate(("shape256", "thing256", "land256", "multi256", "styled256"))}
+ORDER |= {"wide": 15, "tall": 16, "pixel": 17}
 """Which random numbers a set draws from."""
 
 
@@ -42,13 +50,31 @@ class Stage:
     muon_lr: float = 4e-3
     falling: float = 0.3
     decay: float = 0.998
+    stop: int = 0
+    """Leave off here, before the rate has fallen as far as `steps` would have it."""
 
 
+SMALL = {"shape": 0.34, "thing": 0.32, "land": 0.34}
+LANDS = {"shape": 0.22, "thing": 0.28, "land": 0.5}
+LARGE = {"shape256": 0.26, "thing256": 0.2, "land256": 0.32, "multi256": 0.11, "styled256": 0.11}
 STAGES: dict[str, Stage] = {
     "shapes": Stage((({"shape": 1}, 1, 32),), 560, decay=0.99),
-    "things": Stage((({"shape": 0.4, "thing": 0.38, "land": 0.22}, 1, 48),), 130, 2e-3, falling=0.8, decay=0.97),
+    "things": Stage(((SMALL, 1, 64),), 1000, falling=0.75, decay=0.995, stop=500),
+    "places": Stage(((LANDS, 0.8, 64), (LARGE, 0.2, 48)), 450, falling=0.6, decay=0.995, stop=200),
+    "large": Stage(
+        ((LARGE, 0.64, 48), (LANDS, 0.22, 64), ({"wide": 1}, 0.07, 48), ({"tall": 1}, 0.07, 48)),
+        900,
+        3.5e-3,
+        falling=0.9,
+        decay=0.995,
+    ),
 }
+"""The first learns shapes at 192 px, the next things and landscapes, the last all that at 256 px and in other
+formats, with positions, counts, two objects and styles. Each keeps the earlier pictures in its mixture, and a rate
+that falls for long keeps what was learned: at a constant one the shapes were lost."""
 
-SHIPPED = "shapes"
-"""The stage whose weights are in server/pocket. "things" began to learn landscapes, with rougher shapes and no things
-yet; mixtures with positions and counts at a constant rate lost the shapes. The falling rate brings them back."""
+SHIPPED = "large"
+"""The stage whose weights are in server/pocket, and on which adapters and ControlNet are trained."""
+FEW_STEP = {"shape256": 0.35, "thing256": 0.25, "land256": 0.3, "multi256": 0.1}
+CONTROL = ("shape256", "thing256", "land256")
+SHARPEN_STEPS, TINY_STEPS, LORA_STEPS, FEW_STEPS, CONTROL_STEPS = 500, 400, 200, 200, 350

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .asked import objects
 from .captions import Item, Scene
-from .judge import Verdict, judge, pieces, share_of_colour, silhouette
+from .evaluate_extras import extras
+from .judge import judge, pieces, share_of_colour, silhouette
 from .landscapes import SUN
 from .render import Recipe, picture, render
 from .sample import Model, sample
-from .words import COLOURS, POSITIONS, SHAPES, THINGS, article, held_out, plural
+from .words import COLOURS, POSITIONS, SHAPES, THINGS, article, plural
 
 SIDE = 256
 """Side of the pictures of the autoencoder and the time; the others have the side the model is made for."""
@@ -30,48 +32,12 @@ BARS: dict[str, tuple[str, float, float]] = {
     "img2img_background": (">=", 0.75, 1.0),
     "inpaint_ratio": (">=", 5.0, 8.0),
     "negative_sun": ("<=", 0.5, 0.5),
+    "lora_gain": (">=", 1.5, 2.0),
+    "few_step_shapes_4": (">=", 0.80, 0.95),
+    "control_gain": (">=", 0.15, 0.30),
     "seconds": ("<=", 1.5, 1.0),
 }
 """metric: (direction, must, goal)."""
-
-
-def combinations(nouns: tuple[str, ...], count: int, unseen: bool, seed: int = 0) -> list[tuple[str, str, str]]:
-    """(noun, colour, background) combinations, the nouns in turn, either all seen in training or all held out."""
-    rng = np.random.default_rng([seed, unseen])
-    found: list[tuple[str, str, str]] = []
-    names = list(COLOURS)
-    while len(found) < count:
-        word = nouns[len(found) % len(nouns)]
-        colour, background = rng.choice(names, 2, replace=False).tolist()
-        if held_out(word, colour, background) == unseen:
-            found.append((word, colour, background))
-    return found
-
-
-def prompt_of(word: str, colour: str, background: str) -> str:
-    return f"{article(f'{colour} {word}')} on {article(background)} background"
-
-
-def objects(model: Model, nouns: tuple[str, ...], count: int, unseen: bool, **options) -> dict[str, float]:
-    """Shape, colour and colour error of single objects."""
-    wanted = combinations(nouns, count, unseen)
-    made = sample(
-        model, [prompt_of(*w) for w in wanted], list(range(1000, 1000 + count)), model.side, model.side, **options
-    )
-    seen = [judge(p, nouns) for p in made]
-    return verdict_means(wanted, seen)
-
-
-def verdict_means(wanted: list[tuple[str, str, str]], seen: list[Verdict]) -> dict[str, float]:
-    both = [v.colour == c and v.background == b for v, (_, c, b) in zip(seen, wanted, strict=True)]
-    ink = [np.abs(v.object_rgb - np.array(COLOURS[c])).mean() for v, (_, c, _) in zip(seen, wanted, strict=True)]
-    ground = [np.abs(v.background_rgb - np.array(COLOURS[b])).mean() for v, (_, _, b) in zip(seen, wanted, strict=True)]
-    return {
-        "shapes": float(np.mean([v.shape == w for v, (w, _, _) in zip(seen, wanted, strict=True)])),
-        "colours": float(np.mean(both)),
-        "object_colour_error": float(np.mean(ink)),
-        "background_colour_error": float(np.mean(ground)),
-    }
 
 
 def autoencoder(model: Model, count: int) -> dict[str, float]:
@@ -181,6 +147,7 @@ def evaluate(folder: Path, share: float = 1.0) -> dict[str, float]:
     metrics |= {f"things_{k}": v for k, v in objects(model, THINGS, n(72), False).items()}
     metrics |= arrangements(model, n(32))
     metrics |= img2img(model, 8) | inpaint(model, 4) | negative(model, n(16))
+    metrics |= extras(model, folder, n(33))
     metrics["seconds"] = seconds(model)
     metrics["side"], metrics["threads"] = model.side, torch.get_num_threads()
     return {k: np.round(v, 4).tolist() for k, v in metrics.items()}

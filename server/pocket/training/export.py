@@ -8,7 +8,13 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    DPMSolverMultistepScheduler,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel
 
 SCHEDULE = {
@@ -35,7 +41,14 @@ INDEX = {
 }
 KRITA_SD = {
     "name": "Pocket",
-    "native": {"min_side": 192, "max_side": 256, "min_pixels": 192 * 192, "max_pixels": 192 * 192, "multiple": 64},
+    "native": {
+        "min_side": 192,
+        "max_side": 320,
+        "min_pixels": 192 * 192,
+        "max_pixels": 256 * 256,
+        "pixels": 256 * 256,
+        "multiple": 64,
+    },
     "defaults": {"steps": 12, "guidance": 3.0, "sampler": "DPM++ 2M", "min_steps": 4},
     "second_pass": False,
     "tiny_decoder": "taesd",
@@ -49,13 +62,14 @@ def export(
     vae: AutoencoderKL,
     text_encoder: CLIPTextModel,
     tokenizer_folder: Path,
-    tiny: AutoencoderTiny | None = None,
+    tiny: AutoencoderTiny,
+    control: ControlNetModel,
+    loras: Path,
 ) -> None:
     """Write the whole model into `folder`, replacing those parts; raises ValueError if a file is over its limit."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, torch.nn.Module] = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
-    if tiny is not None:
-        parts["taesd"] = tiny
+    parts: dict[str, torch.nn.Module] = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "taesd": tiny}
+    parts["controlnet"] = control
     for name, part in parts.items():
         shutil.rmtree(folder / name, ignore_errors=True)
         dtype = next(part.parameters()).dtype
@@ -66,12 +80,12 @@ def export(
         config = json.loads((folder / name / "config.json").read_text())
         config.pop("_name_or_path", None)
         (folder / name / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
-    shutil.copytree(tokenizer_folder, folder / "tokenizer")
+    for name, source in (("tokenizer", tokenizer_folder), ("lora", loras)):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.copytree(source, folder / name)
     DPMSolverMultistepScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
-    settings = dict(KRITA_SD) if tiny is not None else {k: v for k, v in KRITA_SD.items() if k != "tiny_decoder"}
-    (folder / "krita_sd.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / "krita_sd.json").write_text(json.dumps(KRITA_SD, indent=2) + "\n")
     check_sizes(folder)
 
 

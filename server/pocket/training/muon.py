@@ -8,22 +8,33 @@ torch.optim.Muon takes matrices only, not convolutions.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly (singular values within about 0.7..1.2), by a quintic iteration."""
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """(n, rows, columns): the nearest semi-orthogonal matrices, roughly (singular values within about 0.7..1.2).
+
+    A quintic iteration. Every step multiplies by a polynomial of the Gram matrix, and such polynomials commute: for
+    long matrices they are gathered in the small square matrix and meet the long one only at the end.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    unit = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    gathered = None
+    for step in range(steps):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * unit
+        gathered = factor if gathered is None else factor @ gathered
+        if step + 1 < steps:
+            gram = factor @ gram @ factor
+    x = gathered @ x
+    return x.mT if tall else x
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -47,21 +58,28 @@ class MuonAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[override]
         for group in self.param_groups:
-            update = self._muon if group["kind"] == "muon" else self._adam
+            if group["kind"] == "muon":
+                self._muon(group)
+                continue
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    update(parameter, self.state[parameter], group)
+                    self._adam(parameter, self.state[parameter], group)
 
-    def _muon(self, parameter: Tensor, state: dict, group: dict) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        buffer = state.setdefault("momentum", torch.zeros_like(parameter))
-        buffer.lerp_(gradient, 1 - group["momentum"])
-        direction = gradient.lerp(buffer, group["momentum"]).reshape(parameter.shape[0], -1)
-        update = orthogonal(direction)
-        scale = 0.2 * max(update.shape) ** 0.5
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)
+    def _muon(self, group: dict) -> None:
+        alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is not None:
+                buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                buffer.lerp_(gradient, 1 - group["momentum"])
+                direction = gradient.lerp(buffer, group["momentum"]).flatten(1)
+                alike[tuple(direction.shape)].append((parameter, direction))
+        for shape, members in alike.items():
+            updates = orthogonal(torch.stack([direction for _, direction in members]))
+            rate = -0.2 * max(shape) ** 0.5 * group["lr"]
+            for (parameter, _), update in zip(members, updates, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.reshape(parameter.shape), alpha=rate)
 
     def _adam(self, parameter: Tensor, state: dict, group: dict) -> None:
         gradient = parameter.grad

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -35,10 +35,14 @@ def render(scene: Scene, width: int, height: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a set of pictures holds: shares of kinds, share of pictures in a style other than flat."""
+    """What a set of pictures holds: shares of kinds, share of pictures in a style other than flat.
+
+    With a `look` all are drawn in that style and no caption says so.
+    """
 
     kinds: dict[str, float]
     styled: float = 0.0
+    look: str = ""
 
 
 def describe(recipe: Recipe, seed: int, index: int) -> tuple[Scene, str]:
@@ -55,4 +59,4 @@ def describe(recipe: Recipe, seed: int, index: int) -> tuple[Scene, str]:
 def picture(recipe: Recipe, seed: int, index: int, width: int, height: int) -> tuple[Image.Image, str]:
     """Picture number `index` of a set and its caption."""
     scene, caption = describe(recipe, seed, index)
-    return render(scene, width, height), caption
+    return render(replace(scene, style=recipe.look or scene.style), width, height), caption

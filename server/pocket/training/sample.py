@@ -7,10 +7,17 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DPMSolverMultistepScheduler,
+    LCMScheduler,
+    UNet2DConditionModel,
+)
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -27,6 +34,7 @@ class Model:
     tokenizer: CLIPTokenizer
     scheduler: dict
     side: int
+    control: ControlNetModel | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Model:
@@ -39,6 +47,9 @@ class Model:
             CLIPTokenizer.from_pretrained(f"{root}/tokenizer", local_files_only=True),
             dict(DPMSolverMultistepScheduler.load_config(root, subfolder="scheduler")),
             native_side(folder),
+            ControlNetModel.from_pretrained(root, subfolder="controlnet", **common).eval()
+            if (folder / "controlnet").exists()
+            else None,
         )
 
     def told(self, texts: list[str]) -> Tensor:
@@ -78,14 +89,21 @@ def sample(
     pictures: np.ndarray | None = None,
     strength: float = 1.0,
     mask: np.ndarray | None = None,
+    lines: np.ndarray | None = None,
+    control: float = 0.0,
+    lcm: bool = False,
     batch: int = 16,
 ) -> np.ndarray:
-    """(n, height, width, 3) uint8 pictures by DPM++ 2M; `mask` is (h, w), 1 where a given picture may change."""
+    """(n, height, width, 3) uint8 pictures by DPM++ 2M (or LCM); `mask` is (h, w), 1 where a given picture may change.
+
+    `lines` are (n, height, width, 3) uint8 for the ControlNet of strength `control`.
+    """
     made = []
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
         count = len(prompts[part])
-        scheduler = DPMSolverMultistepScheduler.from_config(model.scheduler)
+        scheduler = (LCMScheduler if lcm else DPMSolverMultistepScheduler).from_config(model.scheduler)
+        renoise = torch.Generator().manual_seed(seeds[start])
         scheduler.set_timesteps(steps)
         first = min(steps - max(1, round(steps * strength)), steps - 1) if pictures is not None else 0
         scheduler.set_begin_index(first)
@@ -93,15 +111,26 @@ def sample(
         e = noise(seeds[part], height, width)
         clean = None if pictures is None else model.to_latents(pictures[part])
         x = e if clean is None else scheduler.add_noise(clean, e, timesteps[:1].expand(count))
-        told = torch.cat([model.told([negative] * count), model.told(prompts[part])])
+        told = model.told(prompts[part])
+        if guidance != 1:
+            told = torch.cat([model.told([negative] * count), told])
         keep = None
         if mask is not None:
             small = torch.from_numpy(mask)[None, None].float()
             keep = 1 - torch.nn.functional.interpolate(small, size=x.shape[2:], mode="area")
         for i, t in enumerate(timesteps):
-            plain, guided = model.unet(torch.cat([x, x]), t, told).sample.chunk(2)
-            v = plain + guidance * (guided - plain)
-            x = scheduler.step(v, t, x, return_dict=False)[0]
+            given = x if guidance == 1 else torch.cat([x, x])
+            more: dict[str, Any] = {}
+            if lines is not None and control and model.control is not None:
+                hint = torch.from_numpy(lines[part]).permute(0, 3, 1, 2).float() / 255
+                hint = hint if guidance == 1 else torch.cat([hint, hint])
+                down, mid = model.control(given, t, told, hint, conditioning_scale=control, return_dict=False)
+                more = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+            v = model.unet(given, t, told, **more).sample
+            if guidance != 1:
+                plain, guided = v.chunk(2)
+                v = plain + guidance * (guided - plain)
+            x = scheduler.step(v, t, x, return_dict=False, **({"generator": renoise} if lcm else {}))[0]
             if keep is not None and clean is not None:
                 known = clean
                 if i + 1 < len(timesteps):

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from torch import Tensor
 
 from .muon import optimizer_for, set_pace
 from .runs import Progress, Run
-from .vae import crops, pictures
+from .vae import crops, distance, pictures
 
 WIDTH = 24
 
@@ -62,7 +61,3 @@ def train(work: Path, vae: AutoencoderKL, steps: int, seed: int = 21) -> Autoenc
     tiny.load_state_dict(run.average.weights)
     tiny.eval().save_pretrained(work / "taesd")
     return tiny
-
-
-def distance(x: Tensor, y: Tensor) -> Tensor:
-    return (x - y).square().mean() + 0.2 * (x - y).abs().mean()

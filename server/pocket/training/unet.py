@@ -81,29 +81,33 @@ def train(
     falling: float = 0.3,
     rank: int = 0,
     world: int = 1,
+    stop: int = 0,
 ) -> UNet2DConditionModel:
     """One stage: `steps` batches, each from one of the `mixtures` (data, share, batch size); gives the average.
 
+    The learning rate falls to nothing over `steps`; with `stop` the stage leaves off before.
+
     Starts from the weights that `unet` has and with a fresh optimizer, or resumes work/NAME.pt. With `world` > 1 this
-    is process `rank` of that many, torch.distributed is set up, and each takes batches of its own: on a busy machine
-    two processes of one thread are faster than one of two.
+    is process `rank` of that many, torch.distributed is set up, and each takes its part of every batch: on a busy
+    machine two processes of one thread are faster than one of two.
     """
     unet.to(device)
     optimizer = optimizer_for(unet, ("conv_in", "conv_out", "time_embedding"), muon_lr, 0.5 * muon_lr)
     run = Run(work / f"{name}.pt", unet, optimizer, decay)
-    schedule, progress = Schedule(device), Progress(name, run.step, steps)
+    schedule, progress = Schedule(device), Progress(name, run.step, stop or steps)
     shares = np.array([share for _, share, _ in mixtures])
     unet.train()
-    while run.step < steps:
+    last = stop or steps
+    while run.step < last:
         began = time.process_time()
         set_pace(optimizer, run.step, steps, falling=falling)
         chooser = np.random.default_rng([seed, run.step])
         mixture, _, batch = mixtures[int(chooser.choice(len(mixtures), p=shares / shares.sum()))]
         rng = np.random.default_rng([seed, run.step, rank])
         generator = generator_at(seed * world + rank, run.step)
-        x, told = mixture.batch(batch, CAPTION_DROPOUT, rng)
+        x, told = mixture.batch(batch // world, CAPTION_DROPOUT, rng)
         e = torch.randn(x.shape, generator=generator)
-        t = stratified(batch, generator).to(device)
+        t = stratified(len(x), generator).to(device)
         noisy, target = schedule.mix(x.to(device), e.to(device), t)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         loss = (unet(noisy, t, told.to(device)).sample - target).square().mean()
@@ -118,7 +122,7 @@ def train(
             progress(run.step, float(loss.detach()))
         run.step += 1
         run.seconds += (time.process_time() - began) * world
-        if rank == 0 and (run.step % 50 == 0 or run.step == steps):
+        if rank == 0 and (run.step % 50 == 0 or run.step == last):
             run.save()
     unet.load_state_dict(run.average.weights)
     return unet.eval()

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Trains the style LoRA: pixel art that no word asks for."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+
+from .adapter import RANK, Adapter
+from .dataset import Latents, Mixture
+from .muon import MuonAdamW, set_pace
+from .runs import Progress, Run, generator_at
+from .unet import CAPTION_DROPOUT, Schedule, stratified
+
+BATCH = 16
+FILE = "pixel-art.safetensors"
+ABOUT = {"modelspec.title": "Pocket pixel art", "modelspec.license": "GPL-3.0-or-later", "ss_output_name": "pixel-art"}
+
+
+def train(work: Path, unet: UNet2DConditionModel, latents: Latents, steps: int, seed: int = 51) -> Adapter:
+    """Fit an adapter to pictures of one style whose captions do not name it; saved as work/lora/FILE."""
+    torch.manual_seed(seed)
+    adapter = Adapter(unet)
+    optimizer = MuonAdamW([], adapter.parameters(), adam_lr=2e-3)
+    run = Run(work / "lora.pt", adapter, optimizer, 0.98)
+    schedule, progress = Schedule("cpu"), Progress(f"lora rank {RANK}", run.step, steps)
+    mixture = Mixture([(latents, 1.0)])
+    while run.step < steps:
+        began = time.process_time()
+        set_pace(optimizer, run.step, steps, warmup=20, falling=0.6)
+        generator = generator_at(seed, run.step)
+        x, told = mixture.batch(BATCH, CAPTION_DROPOUT, np.random.default_rng([seed, run.step]))
+        e, t = torch.randn(x.shape, generator=generator), stratified(BATCH, generator)
+        noisy, target = schedule.mix(x, e, t)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        loss = (unet(noisy, t, told).sample - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
+        optimizer.step()
+        run.average.update(adapter)
+        progress(run.step, float(loss.detach()))
+        run.step += 1
+        run.seconds += time.process_time() - began
+        if run.step % 50 == 0:
+            run.save()
+    run.save()
+    adapter.load_state_dict(run.average.weights)
+    adapter.save(work / "lora" / FILE, ABOUT)
+    return adapter
