@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from krita_sd.inbox import Inbox
+from krita_sd.live.desk import Desk
 from krita_sd.wire import PROTOCOL, client
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
@@ -91,6 +92,7 @@ class Link:
         self._emit = emit
         self._scale = scale
         self._inbox = Inbox()
+        self.live = Desk(core, self._inbox.put)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="krita-sd-link", daemon=True)
         self._extents: dict[str, tuple[int, int]] = {}
@@ -244,6 +246,8 @@ class Link:
     def _handle(self, event: client.Event) -> None:
         if isinstance(event, client.PreviewReady):
             self._preview(event)
+            return
+        if self.live.handle(event):
             return
         if isinstance(event, client.Connected):
             self._repeat_wishes(event)

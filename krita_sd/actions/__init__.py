@@ -12,11 +12,13 @@ from krita_sd.actions.connection import Connection
 from krita_sd.actions.core import Core
 from krita_sd.actions.generating import Generating
 from krita_sd.actions.history import History
+from krita_sd.actions.live import Live
 from krita_sd.actions.prompting import Prompting
 from krita_sd.actions.queue import Queue
 from krita_sd.actions.results import Results, with_thumbnail
 from krita_sd.actions.styling import Styling
 from krita_sd.guarded import guarded
+from krita_sd.live.view import LiveView
 from krita_sd.qt import QtCore, Signal
 from krita_sd.translate import job_event
 from krita_sd.wire import client
@@ -36,6 +38,7 @@ class Actions(Core):
         self.generating = Generating(self, self.server, self.results.stage)
         self.styling = Styling(self)
         self.prompting = Prompting(self)
+        self.live = Live(self)
         self.history = History(self, self.results)
         self.again = Again(self, self.results, self.generating)
         self.queue = Queue(self, self.results, self.generating)
@@ -48,9 +51,12 @@ class Actions(Core):
             self.generating,
             self.styling,
             self.prompting,
+            self.live,
             self.again,
             self.queue,
         ]
+        self.toggle_live, self.change_live = self.live.toggle, self.live.change
+        self.apply_live, self.record_live = self.live.apply, self.live.record
         self.generate, self.cancel, self.keep = (
             self.again.generate,
             self.generating.cancel,
@@ -81,6 +87,11 @@ class Actions(Core):
         for docker in self.dockers():
             docker.focus_prompt()
             return
+
+    @property
+    def live_view(self) -> LiveView:
+        """What the Live workspace draws."""
+        return self.live.view
 
     def perform(self, effect: ev.Effect) -> None:
         self.results.perform(effect)

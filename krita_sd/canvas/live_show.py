@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..geometry import Bounds
-from . import place
+from . import insert, place
 from .overlay import Overlay
 
 
@@ -47,28 +47,36 @@ class LiveShow:
         self._overlay.close()
         if self._placement is not None:
             placement, self._placement = self._placement, None
-            _let_go(placement)
+            _keep(placement, placement.applied, placement.discarded, placement.parked)
             placement.discard()
 
 
-def apply(doc: Any, bounds: Bounds, data: bytes, name: str, done: Callable[[], None]) -> None:
-    """bgra8 `data` of bounds' size becomes a layer on top: one undo step. `done` follows, unless `doc` is closed."""
-    placement = place.Placement(doc, bounds, name)
-    placement.applied.connect(done)
-    _let_go(placement)
-    placement.apply(data, name)
+def apply(doc: Any, bounds: Bounds, data: bytes, name: str, way: str, done: Callable[[], None]) -> str:
+    """bgra8 `data` of bounds' size goes into the document, "top" or "into" the active layer (`insert.WAYS`).
+
+    Returns a sentence when that is impossible now; otherwise "", and `done` follows unless `doc` is closed meanwhile.
+    """
+    problem = insert.problem_with(way, doc)
+    if problem:
+        return problem
+    insertion = insert.Insertion(doc, doc.activeNode(), bounds, data, name, way)
+    insertion.applied.connect(lambda _node: done())
+    _keep(insertion, insertion.applied, insertion.parked)
+    insertion.start()
+    return ""
 
 
-_ending: list[Any] = []  # placements that finish by themselves: without a reference Python would end them early
+_ending: list[Any] = []  # what finishes by itself: without a reference Python would end it early
 
 
-def _let_go(placement: place.Placement) -> None:
-    _ending.append(placement)
+def _keep(work: Any, *ends: Any) -> None:
+    """Hold a QObject until one of its signals says that it is done."""
+    _ending.append(work)
 
-    def gone() -> None:
-        if placement in _ending:
-            _ending.remove(placement)
-            placement.deleteLater()
+    def gone(*_: Any) -> None:
+        if work in _ending:
+            _ending.remove(work)
+            work.deleteLater()
 
-    for finished in (placement.applied, placement.discarded, placement.parked):
-        finished.connect(gone)
+    for end in ends:
+        end.connect(gone)

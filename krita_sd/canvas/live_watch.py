@@ -269,7 +269,7 @@ class Lookout(QtCore.QObject):
     # Reading -----------------------------------------------------------------------------------------------------
 
     def _present(self) -> bool:
-        return self._doc is not None and host.is_open(self._doc)
+        return self._doc is not None and (host.is_active(self._doc) or host.is_open(self._doc))
 
     def _read(self, near: Bounds, sample: bool) -> None:
         whole = Bounds(0, 0, self._bounds.width, self._bounds.height)

@@ -176,10 +176,11 @@ class Overlay:
         self._follow()
 
     def _follow(self) -> None:
-        if self._bounds is None or not host.is_open(self._doc):
+        active = host.is_active(self._doc)  # so it is open, without asking for all that are
+        if self._bounds is None or not (active or host.is_open(self._doc)):
             self.hide()
             return
-        canvas = host.active_canvas_widget() if host.is_active(self._doc) else None
+        canvas = host.active_canvas_widget() if active else None
         transform = image_to_canvas(self._doc, canvas) if canvas is not None else None
         if canvas is None or transform is None:
             if self._sheet is not None:

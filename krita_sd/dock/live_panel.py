@@ -25,16 +25,16 @@ _REGIONS = {"automatic": "Automatic", "canvas": "The whole canvas", "strokes": "
 
 
 class LivePanel(QtWidgets.QWidget):
-    """`actions.live` offers: toggle, change, apply, record, and `view`, a LiveView."""
+    """`actions` offers: toggle_live, change_live, apply_live, record_live, and `live_view`, a LiveView."""
 
     def __init__(self, actions: Any) -> None:
         super().__init__()
         self.setObjectName("krita_sd_live_area")
-        self._live = actions.live
+        self._actions = actions
         column = QtWidgets.QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
-        column.addLayout(self._first_row())
+        column.addLayout(self._first_row(actions))
         self._form = QtWidgets.QFormLayout()
         self._form.setVerticalSpacing(3)
         column.addLayout(self._form)
@@ -43,17 +43,17 @@ class LivePanel(QtWidgets.QWidget):
         self._build_sampling()
         self._build_place()
         self._build_switches()
-        column.addLayout(self._keeping_row())
+        column.addLayout(self._keeping_row(actions))
         self.status = Sentence("krita_sd_live_status", tr("Live status"), wrap=False)
         self.recorded = Sentence("krita_sd_live_recorded", tr("Recording"), wrap=False)
         column.addWidget(self.status)
         column.addWidget(self.recorded)
         column.addStretch(1)
 
-    def _first_row(self) -> Any:
+    def _first_row(self, actions: Any) -> Any:
         row = QtWidgets.QHBoxLayout()
         tip = tr("The picture follows the pen until this is pressed again")
-        self.toggle = buttons.push("live", tr("Live"), tip, self._live.toggle)
+        self.toggle = buttons.push("live", tr("Live"), tip, actions.toggle_live)
         self.toggle.setCheckable(True)
         bold = self.toggle.font()
         bold.setBold(True)
@@ -86,7 +86,7 @@ class LivePanel(QtWidgets.QWidget):
         line.addWidget(number)
         for widget in (slider, number):
             widget.setRange(0, 100)
-            widget.valueChanged.connect(lambda value: self._live.change(**{name: value / 100}))
+            widget.valueChanged.connect(lambda value: self._actions.change_live(**{name: value / 100}))
         self._add(name, text, slider, tip, box)
         return slider, number
 
@@ -100,7 +100,7 @@ class LivePanel(QtWidgets.QWidget):
         line.setContentsMargins(0, 0, 0, 0)
         self.seed = QtWidgets.QLineEdit()
         self.another = buttons.tool("live_another", "⚄", tr("Another seed, another picture"), "view-refresh")
-        self.another.clicked.connect(lambda _checked=False: self._live.change(seed=plan.draw_seed()))
+        self.another.clicked.connect(lambda _checked=False: self._actions.change_live(seed=plan.draw_seed()))
         line.addWidget(self.seed, 1)
         line.addWidget(self.another)
         self._add("seed", "Seed", self.seed, "It stays while you paint, so that the picture does not flicker.", box)
@@ -109,24 +109,26 @@ class LivePanel(QtWidgets.QWidget):
     def _seed_edited(self, text: str) -> None:
         seed = plan.read_seed(text)
         if seed is not None:
-            self._live.change(seed=seed)
+            self._actions.change_live(seed=seed)
 
     def _build_sampling(self) -> None:
         self.steps = self._add("steps", "Steps", QtWidgets.QSpinBox(), "Fewer are faster.")
         self.steps.setRange(0, MAX_STEPS)
         self.steps.setSpecialValueText(tr("automatic"))
-        self.steps.valueChanged.connect(lambda value: self._live.change(steps=value or None))
+        self.steps.valueChanged.connect(lambda value: self._actions.change_live(steps=value or None))
         self.sampler = self._add("sampler", "Sampler", QtWidgets.QComboBox(), "LCM is made for few steps.")
         self.sampler.addItem(tr("automatic"), "")
         for name in SAMPLERS:
             self.sampler.addItem(name, name)
-        self.sampler.activated.connect(lambda _row: self._live.change(sampler=self.sampler.currentData() or None))
+        self.sampler.activated.connect(
+            lambda _row: self._actions.change_live(sampler=self.sampler.currentData() or None)
+        )
 
     def _choice(self, name: str, text: str, values: tuple[str, ...], texts: dict[str, str], tip: str) -> Any:
         box = self._add(name, text, QtWidgets.QComboBox(), tip)
         for value in values:
             box.addItem(tr(texts[value]), value)
-        box.activated.connect(lambda _row: self._live.change(**{name: box.currentData()}))
+        box.activated.connect(lambda _row: self._actions.change_live(**{name: box.currentData()}))
         return box
 
     def _build_place(self) -> None:
@@ -147,31 +149,31 @@ class LivePanel(QtWidgets.QWidget):
         box.setObjectName(f"krita_sd_live_{name}")
         box.setAccessibleName(tr(text))
         box.setToolTip(tr(tip))
-        box.clicked.connect(lambda checked: self._live.change(**{name: checked}))
+        box.clicked.connect(lambda checked: self._actions.change_live(**{name: checked}))
         self._form.addRow(box)
         return box
 
-    def _keeping_row(self) -> Any:
+    def _keeping_row(self, actions: Any) -> Any:
         row = QtWidgets.QHBoxLayout()
         self.apply = buttons.push("live_apply", tr("Apply"), tr("Make it a layer on top, one undo step"), self._apply)
         tip = tr("Into the active layer: two undo steps, a new layer and merging it down")
         self.merge = buttons.push("live_merge", tr("Into layer"), tip, self._merge)
         tip = tr("Write every picture into a folder, without loss")
-        self.record = buttons.push("live_record", tr("Record"), tip, self._live.record)
+        self.record = buttons.push("live_record", tr("Record"), tip, actions.record_live)
         self.record.setCheckable(True)
         for button in (self.apply, self.merge, self.record):
             row.addWidget(button, 1)
         return row
 
     def _apply(self) -> None:
-        self._live.apply()
+        self._actions.apply_live()
 
     def _merge(self) -> None:
-        self._live.apply(into_active=True)
+        self._actions.apply_live(into_active=True)
 
     def show_view(self, view: View, settings: Settings) -> None:
         """Draw; a field that has the keyboard is left alone."""
-        live, chosen = self._live.view, settings.live
+        live, chosen = self._actions.live_view, settings.live
         self.toggle.setChecked(live.on)
         for slider, number, value in (
             (self.strength, self.strength_box, chosen.strength),

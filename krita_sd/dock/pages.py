@@ -12,6 +12,7 @@ from typing import Any
 
 from krita_sd.dock.generate_page import GeneratePage
 from krita_sd.dock.history import HistoryPage
+from krita_sd.dock.live_panel import LivePanel
 from krita_sd.dock.prompts_page import PromptsPage
 from krita_sd.dock.queue import QueuePage
 from krita_sd.dock.style_page import StylePage
@@ -31,7 +32,10 @@ class Entry:
     has_button: bool = True
 
 
-WORKSPACES: tuple[Entry, ...] = (Entry("generate", "Generate", "Pictures one by one", GeneratePage),)
+WORKSPACES: tuple[Entry, ...] = (
+    Entry("generate", "Generate", "Pictures one by one", GeneratePage),
+    Entry("live", "Live", "The picture follows the pen", LivePanel),
+)
 
 PAGES: tuple[Entry, ...] = (
     Entry("history", "History", "Everything that was made", HistoryPage, icon="view-history", text="H"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from krita_sd.live.feed import Core, Feed, Look, Wish
+from krita_sd.live.machine import Said, Wanted
 from krita_sd.wire import client
 from krita_sd.wire.frames import Picture
 
@@ -84,8 +85,11 @@ class Desk:
         """Take an event of the session if it is about Live."""
         if isinstance(event, client.LiveFrame):
             self._frame(event)
-        elif isinstance(event, (client.LiveStatus, client.LiveCanvasWanted)):
-            self._emit(event)
+        elif isinstance(event, client.LiveCanvasWanted):
+            self._emit(Wanted(event.live))
+        elif isinstance(event, client.LiveStatus):
+            state = event.state
+            self._emit(Said(state.live, state.state, str(state.error) if state.error is not None else state.text))
         else:
             return False
         return True

@@ -1,0 +1,403 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Live: watches the document, asks, shows. What to do next is `krita_sd.live.machine`'s; here it is carried out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from krita_sd import plan
+from krita_sd.actions.core import Core
+from krita_sd.actions.live_around import Around
+from krita_sd.actions.part import Part
+from krita_sd.canvas import capture, host, live_show, live_watch, watch
+from krita_sd.geometry import Bounds
+from krita_sd.guarded import guarded
+from krita_sd.live import machine as m
+from krita_sd.live.desk import LiveReady, LiveWaiting
+from krita_sd.live.develop import develop
+from krita_sd.live.feed import Look, Sent, Suspect, Unchanged, Wish
+from krita_sd.live.fresh import Fresh
+from krita_sd.live.record import Recorder, default_folder
+from krita_sd.live.timing import Timeline, Trip
+from krita_sd.live.view import LiveView, status
+from krita_sd.qt import QtCore, Signal
+from krita_sd.wire import client
+from krita_sd.wire.errors import Code, WireError
+from krita_sd.wire.frames import Picture
+
+TELL_SECONDS = 1.0
+"""How often the numbers in the status line change: every change draws the docker anew."""
+
+POLL_MS = 250
+"""How often Live looks at what is in its way: selection, other documents, a running job."""
+
+
+class Live(Part, QtCore.QObject):
+    """`view` is what the workspace draws. `frame_changed` carries the newest picture to dockers (a QImage, or None)."""
+
+    frame_changed = Signal(object)
+    _arrived = Signal(object)
+
+    def __init__(self, core: Core) -> None:
+        QtCore.QObject.__init__(self)
+        Part.__init__(self, core)
+        self.view = LiveView()
+        self.timeline = Timeline()
+        self.frame: LiveReady | None = None
+        self.recorder: Recorder | None = None
+        self.docker_visible = False
+        self._machine = m.Machine(lambda: uuid.uuid4().hex)
+        self._around = Around(core)
+        self._doc: Any = None
+        self._mask: Picture | None = None
+        self._show: live_show.LiveShow | None = None
+        self._fresh = Fresh()
+        self._ready: LiveReady | None = None
+        self._used: tuple[str, str] = ("", "")
+        self._reader: capture.Capture | None = None
+        self._always = False
+        self._told = ""
+        self._numbers: tuple[float, float] = (0.0, 0.0)
+        self._counted = 0.0
+        self._drawn: Any = None
+        self._lookout = live_watch.Lookout(self)
+        self._lookout.glimpsed.connect(self._glimpsed)
+        self._lookout.pen_moved.connect(self._pen_moved)
+        self._lookout.settled.connect(self._settled)
+        self._lookout.undone.connect(lambda: self._feed(m.Undone()))
+        self._lookout.strokes.connect(self._strokes)
+        self._poll = QtCore.QTimer(self, interval=POLL_MS)
+        self._poll.timeout.connect(self.look)
+        # A way of its own into the GUI thread: a frame must not make the docker draw itself anew.
+        self._arrived.connect(self._receive, QtCore.Qt.ConnectionType.QueuedConnection)
+        core.link.live.listen(self._arrived.emit, develop)
+        core.changed.connect(self._settings_changed)
+
+    # What the painter does -------------------------------------------------------------------------------------------
+
+    @guarded
+    def toggle(self) -> None:
+        """Turn Live on for the active document, or off."""
+        self.switch(not self._machine.wanted)
+
+    @guarded
+    def switch(self, on: bool) -> None:
+        """On: for the active document, from here on, until off."""
+        if on:
+            self.core.start()
+            self._doc = host.krita().activeDocument()
+            if self._doc is None:
+                raise WireError(Code.BAD_REQUEST, "There is no document.", "Open or create one first.")
+            self.say("")
+            self._around.begin(self._doc)
+            self._poll.start()
+        self._feed(m.Switched(on))
+        if on:
+            self.look()
+        else:
+            self._poll.stop()
+            self._doc = None
+            self.frame = None
+            self.frame_changed.emit(None)
+        self._redraw()
+
+    @guarded
+    def change(self, **changes: Any) -> None:
+        """Change Live's own settings."""
+        self.core.change(live=dataclasses.replace(self.core.settings.live, **changes))
+
+    @guarded
+    def apply(self, into_active: bool = False) -> None:
+        """Make the shown frame a layer on top, one undo step; or a part of the active layer, two steps."""
+        frame, aim = self.frame, self._machine.aim
+        if frame is None or aim is None or self._doc is None:
+            raise WireError(Code.BAD_REQUEST, "Live shows no picture yet.", "Wait for one, then apply it.")
+        name = self._layer_name()
+        way = "into" if into_active else "top"
+        problem = live_show.apply(self._doc, aim.bounds, frame.picture.data, name, way, lambda: self.say(""))
+        if problem:
+            raise WireError(Code.BAD_REQUEST, problem)
+
+    @guarded
+    def record(self) -> None:
+        """Begin to write every shown frame into a folder, or stop."""
+        if self.recorder is None:
+            chosen = self.core.settings.live.record_folder
+            self.recorder = Recorder(Path(chosen) if chosen else default_folder(Path.home()))
+        else:
+            recorder, self.recorder = self.recorder, None
+            # The disk may be slow: not in the GUI thread.
+            self.core.link.run(recorder.close)
+            self._told = f"{recorder.written} pictures in {recorder.folder}"
+        self._redraw()
+
+    def docker_seen(self, visible: bool) -> None:
+        """The docker with Live's picture came into view, or went."""
+        self.docker_visible = visible
+
+    # What happens ----------------------------------------------------------------------------------------------------
+
+    @guarded
+    def look(self) -> None:
+        """What Live is about, what is in its way, what it asks for."""
+        if not self._machine.wanted:
+            return
+        if self._doc is None or not host.is_open(self._doc):
+            self._doc = None
+            self.switch(False)
+            return
+        self._around.docker_visible = self.docker_visible
+        seen = self._around.look(self._doc)
+        if seen.plan is not None:
+            self._wish(seen.plan)
+        aim = m.Aim(seen.document, seen.plan.bounds) if seen.plan is not None else None
+        self._feed(m.Surroundings(aim, seen.obstacle))
+        self._redraw()
+
+    def received(self, event: Any) -> None:
+        unknown = isinstance(event, client.Refused) and event.error.code is Code.UNSUPPORTED
+        if unknown and self._machine.phase is m.Phase.STARTING:
+            text = "This server cannot do Live. Update it, or use the one of this machine."
+            self._feed(m.Said(self._machine.live, "failed", text))
+        elif isinstance(event, client.Connected):
+            self.look()
+
+    def fed(self, event: Any) -> None:
+        if self._machine.wanted:
+            self.look()
+
+    def stopped(self) -> None:
+        self._poll.stop()
+        self._feed(m.Switched(False))
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def _settings_changed(self) -> None:
+        now = (self.core.settings, self.core.models)
+        if self._machine.wanted and now != self._drawn:
+            self._drawn = now
+            if self._machine.live and self._used != self._way():
+                self._feed(m.Surroundings(None))  # begin anew, in another way
+            self.look()
+            self._dress()
+
+    @guarded
+    def _receive(self, event: Any) -> None:
+        match event:
+            case LiveWaiting():
+                # Always the newest: what was announced before it is gone.
+                self._ready = self.core.link.live.take() or self._ready
+                if self._ready is not None:
+                    self._feed(m.FrameCame(self._ready.live, self._ready.generation))
+            case Sent():
+                self._lookout.waiting = self._reader is not None
+                self.timeline.note(event.generation, sent=event.at, tiles=event.tiles, bytes=event.bytes)
+            case Unchanged():
+                self._unchanged(event)
+            case Suspect(live, box):
+                if live == self._machine.live:
+                    self._lookout.point_at(box)
+            case m.Wanted() | m.Said():
+                self._feed(event)
+                self._redraw()
+
+    def _unchanged(self, event: Unchanged) -> None:
+        trip = self.timeline.forget(event.generation)
+        if event.live == self._machine.live:
+            self._lookout.waiting = self._reader is not None
+            settled = self._reader is None and not watch.pen().pen_down
+            self._fresh.unchanged(event.generation, settled)
+            if not settled and trip is not None:
+                self._lookout.give_event_back(trip.event)
+            self._dress()
+
+    # What follows ----------------------------------------------------------------------------------------------------
+
+    def _feed(self, event: Any) -> None:
+        for effect in self._machine.feed(event):
+            match effect:
+                case m.Open():
+                    self._open(effect)
+                case m.Close(live):
+                    self._close(live)
+                case m.Ask(live, generation, whole):
+                    now = time.monotonic()
+                    self.timeline.begin(Trip(generation, began=now, read=now))
+                    self.core.link.live.ask(live, generation, self._machine.wish, whole)
+                case m.LookAgain():
+                    self._read_all()
+                case m.Show(_, generation):
+                    self._present(generation)
+
+    def _open(self, effect: m.Open) -> None:
+        settings, bounds = self.core.settings.live, effect.aim.bounds
+        self.core.link.live.open(effect.live, bounds.width, bounds.height, self._machine.wish)
+        whole = bounds == Bounds(0, 0, self._doc.width(), self._doc.height())
+        self._show = live_show.LiveShow(self._doc, bounds, settings.place, self._layer_name(), not whole)
+        quick = settings.place != "layer" and self.core.settings.source == capture.VISIBLE
+        self._used = self._way()
+        self._lookout.start(self._doc, bounds, quick)
+        self._fresh.clear()
+        self._always = True
+        if quick:
+            self._read_all()
+        else:
+            self._lookout.look_again()
+
+    def _way(self) -> tuple[str, str]:
+        """Settings that a running session cannot change."""
+        return self.core.settings.live.place, self.core.settings.source
+
+    def _close(self, live: str) -> None:
+        self.core.link.live.close(live)
+        self._lookout.stop()
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+        self._mask = self._ready = self.frame = None
+        self.timeline.clear()
+        if self._show is not None:
+            self._show.close()
+            self._show = None
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def _wish(self, made: plan.Plan) -> None:
+        """Tell the machine what is wanted now. A selection's pixels come with the next reading, where they are new."""
+        here = self._machine.aim
+        mask = self._mask if made.kind == "inpaint" else None
+        if mask is None and made.kind == "inpaint" and here is not None and here.bounds == made.bounds:
+            if self._reader is None:
+                self._lookout.look_again()
+            return
+        self._feed(m.Wished(Wish(made.recipe, mask)))
+
+    def _settled(self) -> None:
+        self.look()
+        self._feed(m.Changed())
+
+    def _read_all(self) -> None:
+        """Read the region in bands; begin anew if a reading is under way."""
+        aim = self._machine.aim
+        if aim is None:
+            return
+        if self._reader is not None:
+            self._reader.cancel()
+        made = self._around.plan
+        masked = made is not None and made.kind == "inpaint"
+        source = self.core.settings.source
+        self._reader = capture.Capture(self._doc, aim.bounds, source, masked)
+        self._lookout.waiting = True
+        live, began = self._machine.live, time.monotonic()
+        self._reader.start(
+            functools.partial(self._was_read, live, began, masked), lambda text: self._unread(live, text)
+        )
+
+    @guarded
+    def _was_read(self, live: str, began: float, masked: bool, picture: bytes, mask: bytes | None) -> None:
+        self._reader = None
+        self._lookout.waiting = False
+        aim, made = self._machine.aim, self._around.plan
+        if live != self._machine.live or aim is None or made is None:
+            return
+        size = aim.bounds.extent
+        if masked and mask is None:
+            return  # the selection went away meanwhile; the next look notices
+        if mask is not None and (self._mask is None or self._mask.data != mask):
+            self._mask = Picture("grey8", *size, mask)
+        if made.bounds == aim.bounds:
+            self._feed(m.Wished(Wish(made.recipe, self._mask if made.kind == "inpaint" else None)))
+        generation = self._machine.number()
+        now = time.monotonic()
+        self.timeline.begin(Trip(generation, self._lookout.take_event(), began, now))
+        self._fresh.read(generation, Bounds(0, 0, 0, 0))
+        patch = (Bounds(0, 0, *size), picture)
+        always, self._always = self._always, False
+        self.core.link.live.look(Look(live, generation, (patch,), always=always))
+
+    @guarded
+    def _unread(self, live: str, text: str) -> None:
+        self._reader = None
+        self._lookout.waiting = False
+        self._feed(m.Said(live, "failed", text))
+        self._redraw()
+
+    @guarded
+    def _glimpsed(self, glimpse: live_watch.Glimpse) -> None:
+        if not self._machine.live:
+            return
+        generation = self._machine.number()
+        self.timeline.begin(Trip(generation, glimpse.event, glimpse.began, glimpse.ended))
+        self._fresh.read(generation, glimpse.near)
+        self._lookout.waiting = True
+        self.core.link.live.look(Look(self._machine.live, generation, glimpse.patches, glimpse.rows))
+
+    @guarded
+    def _pen_moved(self, box: Bounds) -> None:
+        self._fresh.painted(box)
+        self._dress()
+
+    @guarded
+    def _strokes(self, box: Bounds) -> None:
+        if self._around.painted(box):
+            self.look()
+
+    # Showing ---------------------------------------------------------------------------------------------------------
+
+    def _present(self, generation: int) -> None:
+        ready = self._ready
+        if ready is None or self._show is None:
+            return
+        first = self.frame is None
+        self.frame = ready
+        model = sum(seconds for name, seconds in ready.parts.items() if name not in ("queued", "total"))
+        self.timeline.note(generation, arrived=ready.arrived, queue=ready.parts.get("queued", 0.0), model=model)
+        self._fresh.shown(generation)
+        self._dress()
+        self._show.show(ready.image, ready.picture.data, functools.partial(self._painted, generation))
+        if self.recorder is not None:
+            self.recorder.add(ready.image)
+        self.frame_changed.emit(ready.image)
+        if first:
+            self._redraw()
+
+    def _painted(self, generation: int) -> None:
+        self.timeline.end(generation, time.monotonic())
+
+    def _dress(self) -> None:
+        """Opacity, and where the painter's fresh strokes are seen through the picture."""
+        aim, settings = self._machine.aim, self.core.settings.live
+        if self._show is None or aim is None:
+            return
+        thin = self._fresh.box if settings.see_through else Bounds(0, 0, 0, 0)
+        self._show.set_look(settings.opacity, Bounds(aim.bounds.x + thin.x, aim.bounds.y + thin.y, *thin.extent))
+
+    def _layer_name(self) -> str:
+        made = self._around.plan
+        return plan.layer_name(made.recipe) if made is not None else "Krita SD Live"
+
+    def _redraw(self) -> None:
+        """Derive the view; the docker is drawn anew only if it changed."""
+        if time.monotonic() - self._counted > TELL_SECONDS:
+            self._counted = time.monotonic()
+            self._numbers = self.timeline.summary()
+        recorder = self.recorder
+        text = f"{recorder.written} pictures in {recorder.folder}" if recorder is not None else self._told
+        if recorder is not None and recorder.problem:
+            text = recorder.problem
+        made = LiveView(
+            on=self._machine.wanted,
+            status=status(self._machine, *self._numbers),
+            is_error=self._machine.phase is m.Phase.FAILED,
+            can_apply=self.frame is not None,
+            recording=recorder is not None,
+            record_text=text,
+        )
+        if made != self.view:
+            self.view = made
+            self.core.redraw()
