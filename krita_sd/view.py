@@ -89,6 +89,8 @@ def progress_of(job: Job) -> tuple[float | None, str]:
     text = tr(_PHASES.get(job.phase, ""))
     if job.phase is Phase.SAMPLING:
         text = f"step {job.step} of {job.total}" if job.total else "sampling"
+    if job.phase is Phase.LOADING and job.step and job.total:
+        text = f"{text} {100 * job.step // job.total} %"
     if job.count > 1:
         text = f"{job.index + 1}/{job.count}: {text}"
     if job.keeping:

@@ -153,7 +153,8 @@ async def _event(client: Client, run: _Run, job: str, event: Event) -> State | N
         return event.state if event.state.state in ("done", "cancelled", "failed") else None
     if isinstance(event, JobProgress):
         of = f" of picture {event.progress.index + 1}" if run.arguments.count > 1 else ""
-        _progress(f"step {event.progress.step} of {event.progress.total}{of}")
+        doing = "step" if event.progress.state == "sampling" else event.progress.state
+        _progress(f"{doing} {event.progress.step} of {event.progress.total}{of}")
     elif isinstance(event, PreviewReady) and run.arguments.previews is not None:
         await asyncio.to_thread(_save_preview, run, event)
     elif isinstance(event, ResultReady):

@@ -42,6 +42,7 @@ class Job:
     submitted: float = 0.0
     queued_ms: float = 0.0
     sampling_since: float = 0.0
+    loading_since: float = 0.0
 
     def describe(self) -> dict[str, object]:
         """What welcome says about a job that is alive: enough for a client that remembers nothing of it."""

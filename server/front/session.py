@@ -229,6 +229,10 @@ class Session:
         if self._mailbox is not None:
             self._mailbox.wake()
 
+    def drop_progress(self, job: str) -> None:
+        """The job is in another state: progress that has not left is stale."""
+        self._progress.pop(job, None)
+
     def drop_lossy(self, job: str) -> None:
         """The job has ended: what has not left is stale."""
         self._progress.pop(job, None)
