@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from tests import tiny_xl
+from tests.tiny_xl import xl_parts
+
 FACTOR = 8
 SIDE = 64
 
@@ -36,25 +39,28 @@ def make_model(
 ) -> Path:
     """Write a diffusers folder of a random model and return it.
 
-    family: "sd1" (epsilon, clip text encoder) or "sd2" (v-prediction, linear projections). inpaint: a 9-channel UNet.
+    family: "sd1" (epsilon), "sd2" (v-prediction, linear projections) or "sdxl". inpaint: a 9-channel UNet.
     tiny_decoder: also a random AutoencoderTiny, named in krita_sd.json. extra: more entries for krita_sd.json.
     embedded_guidance: the UNet takes the guidance scale as an input, as LCM models do. Native side 64 pixels.
     """
     parts = make_parts(family, inpaint, seed, prediction, embedded_guidance)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("unet", "vae", "text_encoder"):
+    encoders = [name for name in parts if name.startswith("text_encoder")]
+    for name in ("unet", "vae", *encoders):
         _converted(parts[name], dtype).save_pretrained(folder / name)
-    parts["tokenizer"].save_pretrained(folder / "tokenizer")
+    tokenizers = [name for name in parts if name.startswith("tokenizer")]
+    for name in tokenizers:
+        parts[name].save_pretrained(folder / name)
     # By hand, as in the published folders: saving would also write every default of this scheduler's class.
     (folder / "scheduler").mkdir(exist_ok=True)
     schedule = {"_class_name": type(parts["scheduler"]).__name__, **_schedule(family, prediction)}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule))
     index = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline",
         "_diffusers_version": "0.42.1",
         "scheduler": ["diffusers", type(parts["scheduler"]).__name__],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
+        **{name: ["transformers", type(parts[name]).__name__] for name in encoders},
+        **{name: ["transformers", "CLIPTokenizer"] for name in tokenizers},
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
         "safety_checker": [None, None],
@@ -85,6 +91,8 @@ def make_parts(
 
     from server.diffusion.tokenizer import shipped_tokenizer
 
+    if family == "sdxl":
+        return xl_parts(inpaint, seed, _schedule(family, prediction), SIDE // FACTOR, SIDE)
     second = family == "sd2"
     scheduler = (DDIMScheduler if second else PNDMScheduler).from_config(_schedule(family, prediction))
     with torch.random.fork_rng(devices=[]):
@@ -140,6 +148,9 @@ def make_parts(
 def _schedule(family: str, prediction: str | None) -> dict[str, Any]:
     if family == "sd2":
         return {**_SD1_SCHEDULE, "prediction_type": prediction or "v_prediction"}
+    if family == "sdxl":
+        extra = {"interpolation_type": "linear", "timestep_spacing": "leading"}
+        return {**_SD1_SCHEDULE, **extra, "prediction_type": prediction or "epsilon"}
     return {**_SD1_SCHEDULE, "skip_prk_steps": True, "prediction_type": prediction or "epsilon"}
 
 
@@ -196,7 +207,15 @@ def original_layout(
     _write_unet(out, parts["unet"], "model.diffusion_model.")
     _write_vae(out, parts["vae"], "first_stage_model.")
     if family == "sd2":
-        _write_openclip(out, parts["text_encoder"], "cond_stage_model.model.")
+        encoder = getattr(parts["text_encoder"], "text_model", parts["text_encoder"])
+        _write_openclip(out, encoder, "cond_stage_model.model.", unused_layer=True)
+        out["cond_stage_model.model.text_projection"] = torch.eye(encoder.embeddings.token_embedding.weight.shape[1])
+    elif family == "sdxl":
+        first, second = tiny_xl.PREFIXES
+        for name, tensor in parts["text_encoder"].state_dict().items():
+            out[f"{first}{clip_prefix}{name.removeprefix('text_model.')}"] = tensor
+        _write_openclip(out, parts["text_encoder_2"].text_model, second)
+        out[f"{second}text_projection"] = parts["text_encoder_2"].text_projection.weight.T.clone()
     else:
         for name, tensor in parts["text_encoder"].state_dict().items():
             out[f"cond_stage_model.transformer.{clip_prefix}{name.removeprefix('text_model.')}"] = tensor
@@ -221,6 +240,9 @@ def _write_unet(out: dict[str, torch.Tensor], unet: Any, prefix: str) -> None:
 
     _put(out, f"{prefix}time_embed.0", unet.time_embedding.linear_1)
     _put(out, f"{prefix}time_embed.2", unet.time_embedding.linear_2)
+    if getattr(unet, "add_embedding", None) is not None:
+        _put(out, f"{prefix}label_emb.0.0", unet.add_embedding.linear_1)
+        _put(out, f"{prefix}label_emb.0.2", unet.add_embedding.linear_2)
     _put(out, f"{prefix}input_blocks.0.0", unet.conv_in)
     _put(out, f"{prefix}out.0", unet.conv_norm_out)
     _put(out, f"{prefix}out.2", unet.conv_out)
@@ -288,13 +310,12 @@ def _write_vae(out: dict[str, torch.Tensor], vae: Any, prefix: str) -> None:
     _put(out, f"{prefix}post_quant_conv", vae.post_quant_conv)
 
 
-def _write_openclip(out: dict[str, torch.Tensor], encoder: Any, prefix: str) -> None:
-    encoder = getattr(encoder, "text_model", encoder)
+def _write_openclip(out: dict[str, torch.Tensor], encoder: Any, prefix: str, unused_layer: bool = False) -> None:
     out[f"{prefix}token_embedding.weight"] = encoder.embeddings.token_embedding.weight.clone()
     out[f"{prefix}positional_embedding"] = encoder.embeddings.position_embedding.weight.clone()
     _put(out, f"{prefix}ln_final", encoder.final_layer_norm)
     layers = list(encoder.encoder.layers)
-    for number, layer in enumerate([*layers, layers[0]]):
+    for number, layer in enumerate([*layers, layers[0]] if unused_layer else layers):
         home = f"{prefix}transformer.resblocks.{number}"
         _put(out, f"{home}.ln_1", layer.layer_norm1)
         _put(out, f"{home}.ln_2", layer.layer_norm2)
@@ -305,4 +326,3 @@ def _write_openclip(out: dict[str, torch.Tensor], encoder: Any, prefix: str) -> 
         out[f"{home}.attn.in_proj_weight"] = torch.cat([part.weight for part in packed])
         out[f"{home}.attn.in_proj_bias"] = torch.cat([part.bias for part in packed])
     out[f"{prefix}logit_scale"] = torch.tensor(4.6)
-    out[f"{prefix}text_projection"] = torch.eye(encoder.embeddings.token_embedding.weight.shape[1])

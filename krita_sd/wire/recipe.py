@@ -33,7 +33,10 @@ KINDS = ("txt2img", "img2img", "inpaint", "upscale", "preprocess")
 """upscale: `image` becomes target_width x target_height. preprocess: the control map of `image`, type `map`."""
 
 FILLS = ("neutral", "blur", "border", "original")
-SAMPLERS = ("Euler", "Euler a", "DPM++ 2M", "DPM++ 2M Karras", "UniPC", "DDIM", "LCM")
+SAMPLERS = (
+    "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ SDE", "DPM++ SDE Karras", "DPM++ 2M SDE",
+    "DPM++ 2M SDE Karras", "UniPC", "Heun", "DPM2 a", "DDIM", "PLMS", "DEIS", "DDPM", "LCM", "TCD",
+)  # fmt: skip
 """Samplers by their names in AUTOMATIC1111, in the order in which a chooser shows them."""
 
 TILINGS = ("", "x", "y", "xy")

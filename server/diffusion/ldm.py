@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Original single-file layout of Stable Diffusion 1.x and 2.x: configs read off tensor shapes, names translated.
+"""Original single-file layout of Stable Diffusion 1.x, 2.x and XL: configs read off tensor shapes, names translated.
 
 Pure functions on names and shapes; no torch. `Shapes` maps tensor names to shapes. A file that does not have the
 layout raises KeyError or ValueError here, which the loader turns into a sentence.
@@ -19,10 +19,15 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 CLIP = "cond_stage_model.transformer."
 OPENCLIP = "cond_stage_model.model."
+XL_CLIP = "conditioner.embedders.0.transformer."
+XL_OPENCLIP = "conditioner.embedders.1.model."
+XL_SIZES = 6  # numbers that SDXL is told: original height and width, crop, wanted height and width
 # Stored beside the weights, and no part of them: schedules, training state, what belongs to CLIP's image side.
 _IGNORED = re.compile(
     r"\.position_ids$|^cond_stage_model\.(model\.)?(logit_scale|text_projection|attn_mask)"
     r"|^cond_stage_model\.transformer\.(text_projection|logit_scale)"
+    r"|^conditioner\.embedders\.0\.transformer\.(text_projection|logit_scale)"
+    r"|^conditioner\.embedders\.[01]\.(model\.)?(logit_scale|attn_mask)"
     r"|^first_stage_model\.(loss|model_ema)\."
 )
 
@@ -30,7 +35,7 @@ _IGNORED = re.compile(
 def unused(shapes: Shapes, sources: Iterable[Source], layers_dropped: str = "") -> list[str]:
     """Names under the model's own prefixes that no source reads and that are not known to be idle."""
     read = {source.name for source in sources}
-    ours = (UNET, VAE, "cond_stage_model.")
+    ours = (UNET, VAE, "cond_stage_model.", "conditioner.")
     return [
         name
         for name in shapes
@@ -44,33 +49,52 @@ def unused(shapes: Shapes, sources: Iterable[Source], layers_dropped: str = "") 
 def unet_config(shapes: Shapes, heads_of_64: bool) -> dict[str, Any]:
     """The diffusers config of the UNet. `heads_of_64`: SD2.x's heads of 64 channels; otherwise eight heads."""
     channels: list[int] = []
-    attends: list[bool] = []
+    depths: list[int] = []
     layers = [0]
     index = 1
     while f"{UNET}input_blocks.{index}.0.op.weight" in shapes or _resnet(index) in shapes:
         if _resnet(index) in shapes:
             if layers[-1] == 0:
                 channels.append(shapes[_resnet(index)][0])
-                attends.append(f"{UNET}input_blocks.{index}.1.proj_in.weight" in shapes)
+                depths.append(_depth(shapes, f"{UNET}input_blocks.{index}.1."))
             layers[-1] += 1
         else:
             layers.append(0)
         index += 1
     middle = f"{UNET}middle_block.1."
-    if len(set(layers)) != 1 or not any(attends) or f"{middle}transformer_blocks.1.norm1.weight" in shapes:
-        raise ValueError("not an SD1/SD2 UNet")
-    return {
+    if len(set(layers)) != 1 or not any(depths) or _depth(shapes, middle) != depths[-1] + (depths[-1] == 0):
+        raise ValueError("not a UNet of SD1, SD2 or SDXL")
+    config = {
         "sample_size": 64,
         "in_channels": shapes[f"{UNET}input_blocks.0.0.weight"][1],
         "out_channels": shapes[f"{UNET}out.2.weight"][0],
         "block_out_channels": channels,
         "layers_per_block": layers[0],
-        "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attends],
-        "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attends)],
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)],
         "cross_attention_dim": shapes[f"{middle}transformer_blocks.0.attn2.to_k.weight"][1],
         "attention_head_dim": [max(1, size // 64) for size in channels] if heads_of_64 else 8,
         "use_linear_projection": len(shapes[f"{middle}proj_in.weight"]) == 2,
     }
+    if (label := shapes.get(f"{UNET}label_emb.0.0.weight")) is not None:
+        pooled = shapes[f"{XL_OPENCLIP}text_projection"][1]
+        config |= {
+            "transformer_layers_per_block": [max(1, depth) for depth in depths],
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": (label[1] - pooled) // XL_SIZES,
+            "projection_class_embeddings_input_dim": label[1],
+        }
+    elif max(depths) > 1:
+        raise ValueError("not a UNet of SD1 or SD2")
+    return config
+
+
+def _depth(shapes: Shapes, home: str) -> int:
+    """How many transformer blocks an attention has; 0 where there is none."""
+    depth = 0
+    while f"{home}transformer_blocks.{depth}.norm1.weight" in shapes:
+        depth += 1
+    return depth
 
 
 def _resnet(index: int) -> str:
@@ -99,19 +123,20 @@ def vae_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def clip_prefix(shapes: Shapes) -> str:
+def clip_prefix(shapes: Shapes, home: str = CLIP) -> str:
     """Where CLIP's tensors are: most files have `text_model.` in the name, some were saved without."""
-    wrapped = CLIP + "text_model."
-    return wrapped if f"{wrapped}embeddings.token_embedding.weight" in shapes else CLIP
+    wrapped = home + "text_model."
+    return wrapped if f"{wrapped}embeddings.token_embedding.weight" in shapes else home
 
 
-def clip_config(shapes: Shapes, openclip: bool) -> dict[str, Any]:
-    """The sizes of the text encoder. Of an OpenCLIP encoder the last layer is left out: SD2.x never runs it."""
+def clip_config(shapes: Shapes, openclip: bool, home: str = "") -> dict[str, Any]:
+    """The sizes of the text encoder under the prefix `home`. Of SD2.x the last layer is left out: it is never run."""
     if openclip:
-        vocabulary, width = shapes[f"{OPENCLIP}token_embedding.weight"]
-        layer = f"{OPENCLIP}transformer.resblocks.{{}}.mlp.c_fc.weight"
+        home = home or OPENCLIP
+        vocabulary, width = shapes[f"{home}token_embedding.weight"]
+        layer = f"{home}transformer.resblocks.{{}}.mlp.c_fc.weight"
     else:
-        prefix = clip_prefix(shapes)
+        prefix = clip_prefix(shapes, home or CLIP)
         vocabulary, width = shapes[f"{prefix}embeddings.token_embedding.weight"]
         layer = f"{prefix}encoder.layers.{{}}.mlp.fc1.weight"
     layers = 0
@@ -121,15 +146,17 @@ def clip_config(shapes: Shapes, openclip: bool) -> dict[str, Any]:
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": shapes[layer.format(0)][0],
-        "num_hidden_layers": layers - 1 if openclip else layers,
+        "num_hidden_layers": layers - 1 if home == OPENCLIP else layers,
         "num_attention_heads": max(1, width // 64),
-        "projection_dim": width,
+        "projection_dim": shapes.get(f"{home}text_projection", (width, width))[1] if openclip else width,
     }
 
 
 _UNET_TOP = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -202,12 +229,12 @@ def _vae_name(name: str, blocks: int) -> str:
     return name.replace("conv_norm_out", "norm_out")
 
 
-def clip_sources(names: Iterable[str], shapes: Shapes, openclip: bool) -> dict[str, Source]:
-    """Text encoder name (with or without `text_model.`) -> where the original file has it."""
+def clip_sources(names: Iterable[str], shapes: Shapes, openclip: bool, home: str = "") -> dict[str, Source]:
+    """Text encoder name (with or without `text_model.`) -> where the original file has it, under the prefix `home`."""
     if not openclip:
-        prefix = clip_prefix(shapes)
+        prefix = clip_prefix(shapes, home or CLIP)
         return {name: Source(prefix + name.removeprefix("text_model.")) for name in names}
-    return {name: _openclip_source(name.removeprefix("text_model."), shapes) for name in names}
+    return {name: _openclip_source(name.removeprefix("text_model."), shapes, home or OPENCLIP) for name in names}
 
 
 _OPENCLIP_TOP = {
@@ -225,13 +252,15 @@ _OPENCLIP_PARTS = {
 }
 
 
-def _openclip_source(name: str, shapes: Shapes) -> Source:
+def _openclip_source(name: str, shapes: Shapes, prefix: str) -> Source:
+    if name == "text_projection.weight":
+        return Source(f"{prefix}text_projection", transposed=True)
     if name in _OPENCLIP_TOP:
-        return Source(OPENCLIP + _OPENCLIP_TOP[name])
+        return Source(prefix + _OPENCLIP_TOP[name])
     match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
     if match is None:
         raise KeyError(name)
-    home = f"{OPENCLIP}transformer.resblocks.{match[1]}."
+    home = f"{prefix}transformer.resblocks.{match[1]}."
     if match[2] in _OPENCLIP_PARTS:
         return Source(f"{home}{_OPENCLIP_PARTS[match[2]]}.{match[3]}")
     # OpenCLIP packs query, key and value into one matrix, in this order.

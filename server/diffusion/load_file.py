@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from krita_sd.geometry import NATIVE
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion import ldm
-from server.diffusion.families.sd import StableDiffusion
 from server.diffusion.model import LoadedModel
 from server.diffusion.tokenizer import CONFIGS, shipped_tokenizer
-from server.diffusion.weights import LoadJob, TensorFiles, empty_module, incomplete, unsupported
+from server.diffusion.weights import LoadJob, Source, TensorFiles, empty_module, incomplete, maker, unsupported
 
 
 def load_file(job: LoadJob) -> LoadedModel:
@@ -30,60 +29,75 @@ class _File:
         self.shipped = json.loads((CONFIGS / job.row.config).read_text("utf-8"))
 
     def load(self) -> LoadedModel:
+        row, name = self.job.row, self.job.path.name
         if self.job.path.suffix.lower() != ".safetensors":
             raise WireError(
                 Code.MODEL_UNSAFE,
-                f"The file {self.job.path.name} is in a format that is not safe to open.",
+                f"The file {name} is in a format that is not safe to open.",
                 "Convert it to safetensors first.",
             )
-        openclip = self.job.row.text_layout == "openclip"
         with TensorFiles([self.job.path]) as files:
             shapes = files.shapes()
-            self._refuse_other_layouts(shapes, openclip)
+            self._refuse_other_layouts(shapes)
             try:
-                unet_config = ldm.unet_config(shapes, heads_of_64=openclip)
-                vae_config = ldm.vae_config(shapes)
-                text_config = {**ldm.clip_config(shapes, openclip), **self.shipped["text_encoder"]}
-                unet = empty_module(lambda: UNet2DConditionModel(**unet_config))
-                vae = empty_module(lambda: AutoencoderKL(**vae_config))
-                text = empty_module(lambda: CLIPTextModel(CLIPTextConfig(**text_config)))
-                parts = {
-                    "unet": (unet, ldm.unet_sources(unet.state_dict(), unet_config)),
-                    "vae": (vae, ldm.vae_sources(vae.state_dict(), vae_config)),
-                    "text_encoder": (text, ldm.clip_sources(text.state_dict(), shapes, openclip)),
-                }
+                parts = self._parts(shapes)
             except (KeyError, ValueError, IndexError) as error:
-                raise incomplete(self.job.path.name, "network") from error
+                raise incomplete(name, "network") from error
             used = [source for _, sources in parts.values() for source in sources.values()]
             if any(source.name not in shapes for source in used):
-                raise incomplete(self.job.path.name, "network")
-            dropped = f"{ldm.OPENCLIP}transformer.resblocks.{text_config['num_hidden_layers']}." if openclip else ""
+                raise incomplete(name, "network")
+            layers = parts["text_encoder"][0].config.num_hidden_layers
+            dropped = f"{ldm.OPENCLIP}transformer.resblocks.{layers}." if row.layout == "openclip" else ""
             if ldm.unused(shapes, used, dropped):
-                raise unsupported(self.job.path.name, "it holds weights that this program does not know")
+                raise unsupported(name, "it holds weights that this program does not know")
             for part, (module, sources) in parts.items():
                 self.job.loader(files, part).fill(module, part, sources)
-            schedule = self._file_schedule(files, shapes, unet)
-        return StableDiffusion(
-            self.job.family,
-            {"unet": unet, "vae": vae, "text_encoder": text, "tokenizer": shipped_tokenizer(self.shipped["pad_token"])},
-            schedule,
-            NATIVE[self.job.family],
-            {},
-        )
+            schedule = self._file_schedule(files, shapes, parts["unet"][0])
+        modules: dict[str, Any] = {part: module for part, (module, _) in parts.items()}
+        modules["tokenizer"] = shipped_tokenizer(self.shipped["pad_token"])
+        if row.layout == "xl":
+            modules["tokenizer_2"] = shipped_tokenizer(self.shipped["pad_token_2"])
+            modules["zeros_for_empty"] = True
+        family = self.job.family
+        return maker(row.maker)(family, modules, schedule, NATIVE[family], {})
 
-    def _refuse_other_layouts(self, shapes: ldm.Shapes, openclip: bool) -> None:
-        """Sentences for the files that people really try: LoRAs, SDXL, parts of models, the other family."""
+    def _parts(self, shapes: ldm.Shapes) -> dict[str, tuple[Any, dict[str, Source]]]:
+        """The empty modules, and where in the file each of their weights is."""
+        layout = self.job.row.layout
+        unet_config = ldm.unet_config(shapes, heads_of_64=layout != "clip")
+        vae_config = ldm.vae_config(shapes) | {"scaling_factor": self.shipped.get("scaling_factor", 0.18215)}
+        unet = empty_module(lambda: UNet2DConditionModel(**unet_config))
+        vae = empty_module(lambda: AutoencoderKL(**vae_config))
+        parts = {
+            "unet": (unet, ldm.unet_sources(unet.state_dict(), unet_config)),
+            "vae": (vae, ldm.vae_sources(vae.state_dict(), vae_config)),
+        }
+        encoders: dict[str, tuple[bool, str, Any]] = {"text_encoder": (layout == "openclip", "", CLIPTextModel)}
+        if layout == "xl":
+            encoders["text_encoder"] = (False, ldm.XL_CLIP, CLIPTextModel)
+            encoders["text_encoder_2"] = (True, ldm.XL_OPENCLIP, CLIPTextModelWithProjection)
+        for part, (openclip, home, kind) in encoders.items():
+            config = CLIPTextConfig(**ldm.clip_config(shapes, openclip, home), **self.shipped[part])
+            text = empty_module(lambda kind=kind, config=config: kind(config))
+            parts[part] = (text, ldm.clip_sources(text.state_dict(), shapes, openclip, home))
+        return parts
+
+    def _refuse_other_layouts(self, shapes: ldm.Shapes) -> None:
+        """Sentences for the files that people really try: LoRAs, parts of models, the other families."""
+        layout = self.job.row.layout
         name = self.job.path.name
         entry = shapes.get(f"{ldm.UNET}input_blocks.0.0.weight")
         if entry is None or len(entry) != 4:
             raise unsupported(name, f"it is not a complete {self.job.row.title} checkpoint")
-        if any(key.startswith((f"{ldm.UNET}label_emb.", "conditioner.")) for key in shapes):
+        extra = any(key.startswith((f"{ldm.UNET}label_emb.", "conditioner.")) for key in shapes)
+        if extra is not (layout == "xl"):
             raise unsupported(name, f"it is not a {self.job.row.title} checkpoint")
         if entry[1] not in (4, 9):
             raise unsupported(name, f"models with {entry[1]} input channels are not supported")
         if not any(key.startswith(ldm.VAE) for key in shapes):
             raise unsupported(name, "it has no autoencoder (VAE) inside")
-        if not any(key.startswith(ldm.OPENCLIP if openclip else ldm.CLIP) for key in shapes):
+        homes = {"clip": (ldm.CLIP,), "openclip": (ldm.OPENCLIP,), "xl": (ldm.XL_CLIP, ldm.XL_OPENCLIP)}[layout]
+        if not all(any(key.startswith(home) for key in shapes) for home in homes):
             raise unsupported(name, f"it has no {self.job.row.title} text encoder inside")
 
     def _file_schedule(self, files: TensorFiles, shapes: ldm.Shapes, unet: Any) -> dict[str, Any]:
@@ -93,7 +107,7 @@ class _File:
             schedule["prediction_type"] = "v_prediction"
         elif stated in ("epsilon", "eps"):
             schedule["prediction_type"] = "epsilon"
-        elif self.job.row.text_layout == "openclip":
+        elif self.job.row.layout == "openclip":
             schedule["prediction_type"] = "v_prediction" if predicts_velocity(unet) else "epsilon"
         if "ztsnr" in shapes:
             schedule["rescale_betas_zero_snr"] = True

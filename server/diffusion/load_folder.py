@@ -7,15 +7,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+import diffusers
+import transformers
+from diffusers import AutoencoderTiny
+from safetensors import SafetensorError
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from krita_sd.geometry import NativeRange, stated_native
+from krita_sd.geometry import LARGE_NATIVE, NATIVE, NativeRange, stated_native
 from krita_sd.wire.errors import Code, WireError
-from server.diffusion.families.sd import StableDiffusion
 from server.diffusion.model import LoadedModel
-from server.diffusion.tokenizer import folder_tokenizer
-from server.diffusion.weights import LoadJob, Source, TensorFiles, corrupt, empty_module, incomplete, unsupported
+from server.diffusion.task import Cancelled
+from server.diffusion.tokenizer import any_tokenizer, folder_tokenizer
+from server.diffusion.weights import (
+    PARTS,
+    LoadJob,
+    Source,
+    TensorFiles,
+    corrupt,
+    empty_module,
+    incomplete,
+    maker,
+    unsupported,
+)
 
 # Names that diffusers used for the autoencoder's attention before 0.15; folders made then are still about.
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -32,40 +45,33 @@ class _Folder:
         self.job = job
 
     def load(self) -> LoadedModel:
-        index = self._json(self.job.path / "model_index.json")
-        for part, wanted in {
-            "unet": "UNet2DConditionModel",
-            "vae": "AutoencoderKL",
-            "text_encoder": "CLIPTextModel",
-        }.items():
+        row, path = self.job.row, self.job.path
+        index = self._json(path / "model_index.json")
+        for part, wanted in row.parts.items():
             entry = index.get(part)
-            if not isinstance(entry, list) or len(entry) != 2 or entry[1] != wanted:
-                raise unsupported(self.job.path.name, f"it is not a {self.job.row.title} model")
-        unet_config = self._json(self.job.path / "unet" / "config.json")
-        if index.get("text_encoder_2") or unet_config.get("addition_embed_type") == "text_time":
-            raise unsupported(self.job.path.name, f"it is not a {self.job.row.title} model")
-        unet = self._folder_part("unet", UNet2DConditionModel, unet_config)
-        vae = self._folder_part("vae", AutoencoderKL, self._json(self.job.path / "vae" / "config.json"))
-        text_config = self._json(self.job.path / "text_encoder" / "config.json")
-        text = self._folder_text(text_config)
+            if not isinstance(entry, list) or len(entry) != 2 or entry[1] != wanted.partition(":")[2]:
+                raise unsupported(path.name, f"it is not a {row.title} model")
+        configs = {part: self._json(path / part / "config.json") for part in row.parts}
+        other = index.get("text_encoder_2") or configs.get("unet", {}).get("addition_embed_type") == "text_time"
+        if other and "text_encoder_2" not in row.parts:
+            raise unsupported(path.name, f"it is not a {row.title} model")
+        parts: dict[str, Any] = {part: self._part(part, configs[part]) for part in PARTS if part in row.parts}
+        for part, kind in row.tokenizers.items():
+            parts[part] = folder_tokenizer(path / part) if kind == "clip" else any_tokenizer(path / part)
+        parts["zeros_for_empty"] = index.get("force_zeros_for_empty_prompt", True) is True
         extra = self._settings()
-        tiny = None
         if isinstance(extra.get("tiny_decoder"), str):
-            folder = _inside(self.job.path, extra["tiny_decoder"])
-            tiny = self._folder_part("tiny", AutoencoderTiny, self._json(folder / "config.json"), folder)
-        return StableDiffusion(
-            self.job.family,
-            {
-                "unet": unet,
-                "vae": vae,
-                "text_encoder": text,
-                "tokenizer": folder_tokenizer(self.job.path / "tokenizer"),
-                "tiny": tiny,
-            },
-            self._json(self.job.path / "scheduler" / "scheduler_config.json"),
-            self._native(extra, unet_config.get("sample_size"), vae),
-            extra.get("defaults", {}),
-        )
+            folder = _inside(path, extra["tiny_decoder"])
+            parts["tiny"] = self._folder_part("tiny", AutoencoderTiny, self._json(folder / "config.json"), folder)
+        schedule = self._json(path / "scheduler" / "scheduler_config.json")
+        native = self._native(extra, configs.get("unet", {}).get("sample_size"), parts["vae"])
+        return maker(row.maker)(self.job.family, parts, schedule, native, extra.get("defaults", {}))
+
+    def _part(self, part: str, config: dict[str, Any]) -> Any:
+        library, _, name = self.job.row.parts[part].partition(":")
+        if library == "diffusers":
+            return self._folder_part(part, getattr(diffusers, name), config)
+        return self._folder_text(part, getattr(transformers, name), config)
 
     def _settings(self) -> dict[str, Any]:
         """krita_sd.json: what a model says about itself; all of it optional."""
@@ -75,11 +81,29 @@ class _Folder:
             raise corrupt(f"{self.job.path.name}/krita_sd.json")
         return extra
 
-    def _folder_text(self, config: dict[str, Any]) -> Any:
+    def _folder_text(self, part: str, kind: Any, config: dict[str, Any]) -> Any:
+        if not issubclass(kind, (CLIPTextModel, CLIPTextModelWithProjection)):
+            return self._large_text(part, kind)
         keep = {key: value for key, value in config.items() if key not in ("architectures", "torch_dtype", "dtype")}
-        settings = CLIPTextConfig(**keep)
-        module = empty_module(lambda: CLIPTextModel(settings))
-        return self._fill("text_encoder", module, self.job.path / "text_encoder", prefix="text_model.")
+        settings = kind.config_class(**keep)
+        module = empty_module(lambda: kind(settings))
+        return self._fill(part, module, self.job.path / part, prefix="text_model.")
+
+    def _large_text(self, part: str, kind: Any) -> Any:
+        """A text encoder whose names and tied weights its own library knows how to read."""
+        folder = self.job.path / part
+        self._weight_files(folder)  # refuses what is not safe to open
+        try:
+            module, report = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=self.job.dtype, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise incomplete(self.job.path.name, part) from error
+        if report["missing_keys"] or report["mismatched_keys"]:
+            raise incomplete(self.job.path.name, part)
+        if self.job.cancelled is not None and self.job.cancelled():
+            raise Cancelled
+        return module.to(self.job.device).eval().requires_grad_(False)
 
     def _folder_part(self, part: str, kind: Any, config: dict[str, Any], folder: Path | None = None) -> Any:
         try:
@@ -121,6 +145,8 @@ class _Folder:
 
     def _native(self, extra: dict[str, Any], sample_size: Any, vae: Any) -> NativeRange:
         given = extra.get("native")
+        if self.job.family not in NATIVE:
+            return LARGE_NATIVE
         try:
             return stated_native(
                 self.job.family,

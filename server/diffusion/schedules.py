@@ -25,8 +25,8 @@ class Solver:
     """A diffusers scheduler class with settings on top of the model's own schedule.
 
     draws: its steps take noise from the image's generator. order: calls of the model per step. estimate: where the
-    estimate of the final latents is found: "returned" by the step, "kept" by the solver, or made here from alphas or
-    from the flow's sigma.
+    estimate of the final latents is found: "returned" by the step, "kept" by the solver, "derived" here. arguments: of
+    every step. warms_up: its first step calls the model twice.
     """
 
     kind: str
@@ -34,22 +34,44 @@ class Solver:
     draws: bool = False
     order: int = 1
     estimate: str = "returned"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    warms_up: bool = False
 
 
-_DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
+def _dpm(kind: str, algorithm: str, karras: bool) -> Solver:
+    """DPM-Solver++ of second order (Lu et al., 2022)."""
+    settings = {"algorithm_type": algorithm, "solver_order": 2, "final_sigmas_type": "zero"}
+    draws = algorithm.startswith("sde")
+    return Solver(f"DPMSolver{kind}Scheduler", {**settings, "use_karras_sigmas": karras}, draws, estimate="kept")
+
+
+_SDE = "sde-dpmsolver++"
+_PLAIN = {"use_karras_sigmas": False}
 DIFFUSION: dict[str, Solver] = {
-    "Euler": Solver("EulerDiscreteScheduler", {"use_karras_sigmas": False}),
     "Euler a": Solver("EulerAncestralDiscreteScheduler", draws=True),
-    "DPM++ 2M": Solver("DPMSolverMultistepScheduler", {**_DPM, "use_karras_sigmas": False}, estimate="kept"),
-    "DPM++ 2M Karras": Solver("DPMSolverMultistepScheduler", {**_DPM, "use_karras_sigmas": True}, estimate="kept"),
+    "Euler": Solver("EulerDiscreteScheduler", _PLAIN),
+    "DPM++ 2M": _dpm("Multistep", "dpmsolver++", False),
+    "DPM++ 2M Karras": _dpm("Multistep", "dpmsolver++", True),
+    "DPM++ SDE": _dpm("Singlestep", _SDE, False),
+    "DPM++ SDE Karras": _dpm("Singlestep", _SDE, True),
+    "DPM++ 2M SDE": _dpm("Multistep", _SDE, False),
+    "DPM++ 2M SDE Karras": _dpm("Multistep", _SDE, True),
     "UniPC": Solver("UniPCMultistepScheduler", estimate="kept"),
+    "Heun": Solver("HeunDiscreteScheduler", _PLAIN, order=2),
+    "DPM2 a": Solver("KDPM2AncestralDiscreteScheduler", _PLAIN, draws=True, order=2),
     "DDIM": Solver("DDIMScheduler"),
+    "PLMS": Solver("PNDMScheduler", {"skip_prk_steps": True}, estimate="derived", warms_up=True),
+    "DEIS": Solver("DEISMultistepScheduler", _PLAIN, estimate="derived"),
+    "DDPM": Solver("DDPMScheduler", draws=True),
     "LCM": Solver("LCMScheduler", draws=True),
+    "TCD": Solver("TCDScheduler", draws=True, estimate="derived", arguments={"eta": 0.3}),
 }
 """Samplers of the models that were trained on 1000 noise levels (SD1, SD2, SDXL)."""
 
 FLOW: dict[str, Solver] = {
-    "Euler": Solver("FlowMatchEulerDiscreteScheduler", estimate="flow"),
+    "Euler": Solver("FlowMatchEulerDiscreteScheduler", estimate="derived"),
+    "Heun": Solver("FlowMatchHeunDiscreteScheduler", order=2, estimate="derived"),
+    "LCM": Solver("FlowMatchLCMScheduler", draws=True, estimate="derived"),
 }
 """Samplers of the models that predict a velocity between picture and noise (SD3, Flux and later)."""
 
@@ -105,12 +127,15 @@ class Schedule:
             # A tiny strength with a minimum of steps plans more steps than there are noise levels: run as many, later.
             total, start = trained, trained - min(total - start, trained)
         self.name = name
-        extra: dict[str, Any] = dict(spacing(total)) if spacing is not None else {}
+        extra: dict[str, Any] = {}
         if "original_inference_steps" in self._scheduler.config:
             # LCM and TCD pick their steps from so many; a longer plan needs a longer list to pick from.
             if total > self._scheduler.config.original_inference_steps:
                 extra["original_inference_steps"] = total
-        self._scheduler.set_timesteps(total, device="cpu", **extra)
+        if self._flow:
+            self._set_flow_levels(config, total, spacing)
+        else:
+            self._scheduler.set_timesteps(total, device="cpu", **extra)
         self._timesteps = self._scheduler.timesteps
         self.total = len(self._timesteps)
         self.start = min(start * self._solver.order, self.total)
@@ -128,6 +153,8 @@ class Schedule:
 
     def ends_step(self, index: int) -> bool:
         """Whether call `index` is the last one of a step."""
+        if self._solver.warms_up and index == self.start:
+            return self.steps == 1
         return index == self.total - 1 or (index + 1) % self._solver.order == 0
 
     def noised(self, index: int, original: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -152,22 +179,52 @@ class Schedule:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One solver step: (latents for call index + 1, estimate of the final latents)."""
         extra = {"generator": generator} if self._solver.draws else {}
-        out = self._scheduler.step(prediction, self._timesteps[index], latents, return_dict=False, **extra)
+        out = self._scheduler.step(
+            prediction, self._timesteps[index], latents, return_dict=False, **extra, **self._solver.arguments
+        )
         if self._solver.estimate == "returned":
             return out[0], out[1]
         if self._solver.estimate == "kept":
             return out[0], self._scheduler.model_outputs[-1]
-        return out[0], latents - self._scheduler.sigmas[index] * prediction
+        return out[0], self._estimate(index, prediction, latents)
+
+    def _estimate(self, index: int, prediction: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The final latents as the model sees them at call `index`: latents are a * final + b * noise."""
+        a, b = self._mix[index - self.start]
+        if self._flow:
+            return latents - b * prediction
+        kind = self._scheduler.config.prediction_type
+        if kind == "v_prediction":
+            return a * latents - b * prediction
+        return prediction if kind == "sample" else (latents - b * prediction) / a
+
+    def _set_flow_levels(self, config: Mapping[str, Any], total: int, spacing: Spacing | None) -> None:
+        """Noise levels of the family for every solver alike; Heun's class knows no levels but its own."""
+        arguments = dict(spacing(total)) if spacing is not None else {}
+        levels = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+        if "sigma_min" in arguments:
+            levels.sigma_min = arguments.pop("sigma_min")
+        levels.set_timesteps(None if "sigmas" in arguments else total, device="cpu", **arguments)
+        scheduler = self._scheduler
+        if self._solver.order == 2:
+            scheduler.set_timesteps(total, device="cpu")
+            sigmas, times = levels.sigmas, levels.timesteps
+            scheduler.sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+            scheduler.timesteps = torch.cat([times[:1], times[1:].repeat_interleave(2)])
+        else:
+            scheduler.set_timesteps(total, device="cpu", sigmas=[1.0] * total, mu=1.0)
+            scheduler.sigmas, scheduler.timesteps = levels.sigmas, levels.timesteps
 
     def _begin(self, index: int) -> None:
         if self._can_begin and index < self.total:
             self._scheduler.set_begin_index(index)
 
     def _mixture(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._flow:
+            sigma = self._scheduler.sigmas[index]
+            return 1.0 - sigma, sigma
         self._begin(index)
         one, zero, when = torch.ones(1), torch.zeros(1), self._timesteps[index : index + 1]
-        if self._flow:
-            a, b = self._scheduler.scale_noise(one, when, zero), self._scheduler.scale_noise(zero, when, one)
-        else:
-            a, b = self._scheduler.add_noise(one, zero, when), self._scheduler.add_noise(zero, one, when)
+        a = self._scheduler.add_noise(one, zero, when)
+        b = self._scheduler.add_noise(zero, one, when)
         return a[0], b[0]

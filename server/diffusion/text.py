@@ -43,23 +43,44 @@ def encode_chunks(encoder: Any, tokenizer: Any, chunks: Sequence[Chunk], clip_sk
     return torch.cat([_encode(encoder, tokenizer, chunk, clip_skip) for chunk in chunks], dim=1)
 
 
+def encode_inner(
+    encoder: Any, tokenizer: Any, chunks: Sequence[Chunk], layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As SDXL and SD3 read: states of the `layer`-th layer from the end without the final norm, and the pooled output
+    (1, projection) of the first chunk."""
+    hidden, pooled = [], []
+    for chunk in chunks:
+        ids, attention = _inputs(encoder, tokenizer, chunk)
+        out = encoder(ids, attention_mask=attention, output_hidden_states=True)
+        states = out.hidden_states
+        hidden.append(_weighted(states[-min(layer, len(states) - 1)], chunk))
+        pooled.append(out[0] if out[0].ndim == 2 else out.pooler_output)
+    return torch.cat(hidden, dim=1), pooled[0]
+
+
 def _encode(encoder: Any, tokenizer: Any, chunk: Chunk, clip_skip: int) -> torch.Tensor:
-    length = tokenizer.model_max_length
-    ids = [tokenizer.bos_token_id, *(token for token, _ in chunk), tokenizer.eos_token_id]
-    padding = length - len(ids)
-    tensor = torch.tensor([ids + [tokenizer.pad_token_id] * padding], device=encoder.device)
-    attention = None
-    if getattr(encoder.config, "use_attention_mask", False):
-        attention = torch.tensor([[1] * len(ids) + [0] * padding], device=encoder.device)
+    ids, attention = _inputs(encoder, tokenizer, chunk)
     if clip_skip <= 1:
-        hidden = encoder(tensor, attention_mask=attention)[0]
-    else:
-        states = encoder(tensor, attention_mask=attention, output_hidden_states=True).hidden_states
-        inner = getattr(encoder, "text_model", encoder)
-        hidden = inner.final_layer_norm(states[-min(clip_skip, len(states) - 1)])
+        return _weighted(encoder(ids, attention_mask=attention)[0], chunk)
+    states = encoder(ids, attention_mask=attention, output_hidden_states=True).hidden_states
+    inner = getattr(encoder, "text_model", encoder)
+    return _weighted(inner.final_layer_norm(states[-min(clip_skip, len(states) - 1)]), chunk)
+
+
+def _inputs(encoder: Any, tokenizer: Any, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Token ids (1, length) and, where the encoder wants one, their mask."""
+    ids = [tokenizer.bos_token_id, *(token for token, _ in chunk), tokenizer.eos_token_id]
+    padding = tokenizer.model_max_length - len(ids)
+    tensor = torch.tensor([ids + [tokenizer.pad_token_id] * padding], device=encoder.device)
+    if not getattr(encoder.config, "use_attention_mask", False):
+        return tensor, None
+    return tensor, torch.tensor([[1] * len(ids) + [0] * padding], device=encoder.device)
+
+
+def _weighted(hidden: torch.Tensor, chunk: Chunk) -> torch.Tensor:
     if all(weight == 1.0 for _, weight in chunk):
         return hidden
-    weights = [1.0, *(weight for _, weight in chunk), 1.0] + [1.0] * padding
+    weights = [1.0, *(weight for _, weight in chunk), 1.0] + [1.0] * (hidden.shape[1] - len(chunk) - 2)
     scale = torch.tensor(weights, device=hidden.device, dtype=torch.float32)[None, :, None]
     weighted = hidden.to(torch.float32) * scale
     # A1111's rule: the mean of the whole chunk stays what it was.

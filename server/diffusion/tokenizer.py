@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPTokenizer
+from transformers import AutoTokenizer, CLIPTokenizer
 
 from krita_sd.wire.errors import Code, WireError
 from server.prompt.vocabulary import END, MAX_TOKENS, clip_vocabulary
@@ -52,6 +52,21 @@ def folder_tokenizer(folder: Path) -> Any:
     length = settings.get("model_max_length", MAX_TOKENS)
     length = int(length) if isinstance(length, (int, float)) and length <= 4096 else MAX_TOKENS
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length, **special)
+
+
+def any_tokenizer(folder: Path) -> Any:
+    """The tokenizer of T5 or of a language model, as its own library reads it from a folder.
+
+    Raises WireError(model_corrupt) when the files are missing or unreadable.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise WireError(
+            Code.MODEL_CORRUPT,
+            "The model's tokenizer files are missing or damaged.",
+            "Download the model folder again; its tokenizer folders need their tokenizer.json.",
+        ) from error
 
 
 def _pair(line: str | list[str]) -> tuple[str, str]:

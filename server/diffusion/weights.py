@@ -102,7 +102,17 @@ class Source:
 
 
 # Shares of the whole load, by size in the real models, for the progress bar.
-_SHARES = {"unet": (0.0, 0.7), "vae": (0.7, 0.8), "text_encoder": (0.8, 0.95), "tiny": (0.95, 1.0)}
+_SHARES = {
+    "unet": (0.0, 0.6),
+    "transformer": (0.0, 0.6),
+    "vae": (0.6, 0.65),
+    "text_encoder": (0.65, 0.75),
+    "text_encoder_2": (0.75, 0.85),
+    "text_encoder_3": (0.85, 0.95),
+    "tiny": (0.95, 1.0),
+}
+PARTS = tuple(_SHARES)
+"""Parts with weights, in the order in which they are loaded."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ class LoadJob:
     cancelled: IsCancelled | None
 
     def loader(self, files: TensorFiles, part: str) -> Loader:
-        """Fills the module `part` ("unet", "vae", "text_encoder", "tiny") from `files`."""
+        """Fills the module `part` (one of PARTS) from `files`."""
         begin, end = _SHARES[part]
         return Loader(files, self.path.name, self.dtype, self.device, self.progress, self.cancelled, begin, end)
 
@@ -178,3 +188,11 @@ def empty_module(make: Callable[[], Any]) -> Any:
     """A module without memory for its weights; buffers that are not stored get their real values."""
     with init_empty_weights(include_buffers=False):
         return make()
+
+
+def maker(where: str) -> Any:
+    """The class named "module:name"."""
+    import importlib
+
+    module, _, name = where.partition(":")
+    return getattr(importlib.import_module(module), name)

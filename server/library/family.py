@@ -16,7 +16,7 @@ from krita_sd.geometry import NATIVE, NativeRange, stated_native
 
 from .header import Header, corrupt
 
-SUPPORTED = frozenset({"sd1", "sd2"})
+SUPPORTED = frozenset({"sd1", "sd2", "sdxl"})
 """Families of which the engine has a module."""
 
 TITLES = {

@@ -21,7 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """diffusers' schedulers call numpy in a way that numpy 2 warns about, once for every scheduler made."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"))
+            for warning in ("__array__ implementation", "__array_wrap__ must accept"):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore:{warning}:DeprecationWarning"))
 
 
 @pytest.fixture(scope="session", autouse=True)

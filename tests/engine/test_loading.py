@@ -32,13 +32,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same_weights(one: Any, other: Any) -> None:
-    for part in PARTS:
+    for part in (*PARTS, "text_encoder_2"):
+        if getattr(one, part, None) is None and part not in PARTS:
+            continue
         first, second = getattr(one, part).state_dict(), getattr(other, part).state_dict()
         assert first.keys() == second.keys()
         assert all(torch.equal(first[name], second[name]) for name in first), part
 
 
-@pytest.mark.parametrize(("family", "inpaint"), [("sd1", False), ("sd1", True), ("sd2", False), ("sd2", True)])
+@pytest.mark.parametrize(
+    ("family", "inpaint"),
+    [("sd1", False), ("sd1", True), ("sd2", False), ("sd2", True), ("sdxl", False), ("sdxl", True)],
+)
 def test_single_file_is_the_folder(family: str, inpaint: bool, model_of: Loaded, tmp_path: Path) -> None:
     """The writer in tests.tiny walks modules, the loader translates names: neither knows the other."""
     path = make_file(tmp_path / "model.safetensors", family, inpaint)
@@ -60,20 +65,25 @@ def test_diffusers_own_loader_reads_what_the_tests_write(folder_of: Loaded, chec
         assert all(torch.equal(wanted[key], value) for key, value in module.state_dict().items())
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_diffusers_own_converter_reads_the_text_encoder(family: str) -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
 
     parts = make_parts(family)
     tensors = original_layout(parts, family)
     encoder = parts["text_encoder"]
-    if family == "sd2":
+    if family == "sdxl":
+        encoder = parts["text_encoder_2"]
+        prefix = "conditioner.embedders.1.model."
+        found = convert_open_clip_checkpoint(encoder, tensors, prefix=prefix)
+    elif family == "sd2":
         del tensors["cond_stage_model.model.text_projection"]  # its width is that of the real encoder
         found = convert_open_clip_checkpoint(encoder, tensors)
     else:
         found = convert_ldm_clip_checkpoint(tensors)
     found = {name.removeprefix("text_model."): tensor for name, tensor in found.items()}
-    assert all(torch.equal(found[name], tensor) for name, tensor in encoder.state_dict().items())
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(found[name.removeprefix("text_model.")], tensor)
 
 
 def test_folder_is_what_diffusers_loads(folder_of: Loaded, model_of: Loaded) -> None:
@@ -377,9 +387,34 @@ def test_a_file_that_changes_later_does_not_change_the_model(checkpoint: Path, t
 
 
 # Published sizes: UNet, autoencoder, text encoder (SD2.x: the 23 layers that are run).
-FULL_SIZE = {
-    "sd1": ((320, 640, 1280, 1280), 768, False, 859_520_964),
-    "sd2": ((320, 640, 1280, 1280), 1024, True, 865_910_724),
+FULL_SIZE: dict[str, tuple[dict[str, Any], int, int]] = {
+    "sd1": ({"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768}, 859_520_964, 686),
+    "sd2": (
+        {
+            "block_out_channels": (320, 640, 1280, 1280),
+            "cross_attention_dim": 1024,
+            "attention_head_dim": [5, 10, 20, 20],
+            "use_linear_projection": True,
+        },
+        865_910_724,
+        686,
+    ),
+    "sdxl": (
+        {
+            "block_out_channels": (320, 640, 1280),
+            "cross_attention_dim": 2048,
+            "attention_head_dim": [5, 10, 20],
+            "use_linear_projection": True,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "transformer_layers_per_block": [1, 2, 10],
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        2_567_463_684,
+        1680,
+    ),
 }
 
 
@@ -389,23 +424,24 @@ def test_full_size_names_and_sizes(family: str) -> None:
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    channels, width, second, count = FULL_SIZE[family]
+    stated, count, tensors = FULL_SIZE[family]
     config = {
-        "block_out_channels": channels,
         "layers_per_block": 2,
-        "cross_attention_dim": width,
-        "attention_head_dim": [5, 10, 20, 20] if second else 8,
-        "use_linear_projection": second,
+        "attention_head_dim": 8,
+        "use_linear_projection": False,
         "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        **stated,
     }
     with torch.device("meta"):
         state = UNet2DConditionModel(**config).state_dict()
     assert sum(tensor.numel() for tensor in state.values()) == count
     sources = ldm.unet_sources(state, config)
     original = {source.name: state[name] for name, source in sources.items()}
-    assert len(original) == len(state) == 686
-    found = ldm.unet_config({name: tuple(tensor.shape) for name, tensor in original.items()}, heads_of_64=second)
-    assert {key: found[key] for key in config} == {**config, "block_out_channels": list(channels)}
+    assert len(original) == len(state) == tensors
+    shapes = {name: tuple(tensor.shape) for name, tensor in original.items()}
+    shapes[f"{ldm.XL_OPENCLIP}text_projection"] = (1280, 1280)
+    found = ldm.unet_config(shapes, heads_of_64=family != "sd1")
+    assert {key: found[key] for key in config} == {**config, "block_out_channels": list(config["block_out_channels"])}
     converted = convert_ldm_unet_checkpoint(dict(original), found)
     assert converted.keys() == state.keys()
     assert all(converted[name] is state[name] for name in state)

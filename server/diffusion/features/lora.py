@@ -31,8 +31,13 @@ _SUFFIXES = {
     "alpha": r"\.alpha",
 }
 _KINDS = {kind: re.compile(rf"(.+?)(?:{pattern})") for kind, pattern in _SUFFIXES.items()}
-_KOHYA = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder"}
-_DOTTED = {"unet.": "unet", "text_encoder.": "text_encoder", "base_model.model.": "unet"}
+_KOHYA = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
+_DOTTED = {
+    "unet.": "unet",
+    "text_encoder.": "text_encoder",
+    "text_encoder_2.": "text_encoder_2",
+    "base_model.model.": "unet",
+}
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ def _change(
     names: Mapping[str, Mapping[str, Any]],
 ) -> Change:
     part, name = _resolve(base)
-    module = names[part].get(name) if part else None
+    module = names.get(part, {}).get(name)
     if module is None:
         raise _foreign(path)
     if "down" not in tensors or "up" not in tensors:
@@ -182,7 +187,7 @@ def _change(
 
 
 def _resolve(base: str) -> tuple[str, str]:
-    """A layer's name in a file as (part of the model, flat name); ("", ...) when it belongs to neither part."""
+    """A layer's name in a file as (part of the model, flat name); ("", ...) when it belongs to no part."""
     for prefix, part in _KOHYA.items():
         if base.startswith(prefix):
             return part, base.removeprefix(prefix).removeprefix("text_model_")
@@ -202,7 +207,7 @@ def _stated_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, float]:
     beside = path.parent / "adapter_config.json"
     try:
         stated = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        for part in ("unet", "text_encoder"):
+        for part in ("unet", "text_encoder", "text_encoder_2"):
             found.update(_alphas(stated, f"{part}.", [f"{part}."]))
         if path.name == "adapter_model.safetensors" and beside.is_file():
             found.update(_alphas(json.loads(beside.read_text("utf-8")), "", ["base_model.model."]))

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tiny random models of the flow-matching families as diffusers folders, made on the fly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WIDTH = 32
+WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "boat", "fog", "at", "night"]
+
+
+def words_tokenizer() -> Any:
+    """A tokenizer of a few words that ends every text with </s>, as T5's does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **special)
+
+
+def clip_encoder(projected: bool = False, layers: int = 2) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=1,
+        max_position_embeddings=77,
+        projection_dim=WIDTH,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=49407,
+    )
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+
+
+def t5_encoder() -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(vocab_size=len(WORDS), d_model=WIDTH, d_kv=16, d_ff=64, num_layers=2, num_heads=2, pad_token_id=0)
+    )
+
+
+def autoencoder(channels: int = 16) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 32, 32),
+        layers_per_block=1,
+        latent_channels=channels,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        sample_size=64,
+    )
+
+
+DYNAMIC = {
+    "num_train_timesteps": 1000,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "shift": 3.0,
+}
+
+
+def flux1(inpaint: bool = False, few_steps: bool = False) -> dict[str, Any]:
+    from diffusers import FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(
+        in_channels=384 if inpaint else 64,
+        out_channels=64,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=not few_steps,
+        axes_dims_rope=(4, 6, 6),
+    )
+    schedule = {"num_train_timesteps": 1000, "shift": 1.0} if few_steps else DYNAMIC
+    return {
+        "class": "FluxFillPipeline" if inpaint else "FluxPipeline",
+        "transformer": transformer,
+        "vae": autoencoder(),
+        "text_encoder": clip_encoder(),
+        "text_encoder_2": t5_encoder(),
+        "schedule": schedule,
+    }
+
+
+MAKERS: dict[str, Callable[..., dict[str, Any]]] = {"flux1": flux1}
+
+
+def make_flow_model(folder: Path, family: str, seed: int = 0, **kind: Any) -> Path:
+    """Write a diffusers folder of a random model of `family` and return it."""
+    from server.diffusion.tokenizer import shipped_tokenizer
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = MAKERS[family](**kind)
+    index: dict[str, Any] = {"_class_name": parts.pop("class"), "_diffusers_version": "0.42.1"}
+    schedule = {"_class_name": "FlowMatchEulerDiscreteScheduler", **parts.pop("schedule")}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        part.eval().requires_grad_(False)
+        for parameter in part.parameters():
+            if parameter.abs().max() == 0 or parameter.ndim > 1:
+                # Fresh models start with zeros where it helps training; then nothing would reach the output.
+                torch.nn.init.normal_(parameter, std=0.08, generator=torch.Generator().manual_seed(seed))
+        part.save_pretrained(folder / name)
+        index[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
+        if name.startswith("text_encoder"):
+            clip = "CLIP" in type(part).__name__
+            tokenizer = shipped_tokenizer() if clip else words_tokenizer()
+            place = name.replace("text_encoder", "tokenizer")
+            tokenizer.save_pretrained(folder / place)
+            index[place] = ["transformers", "CLIPTokenizer" if clip else "T5TokenizerFast"]
+    index["scheduler"] = ["diffusers", schedule["_class_name"]]
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule))
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
