@@ -96,22 +96,23 @@ def read_file(path: str) -> Picture | None:
     image = QtGui.QImageReader(path).read()
     if image.isNull():
         return None
-    return Picture("bgra8", image.width(), image.height(), _bits(image))
+    return picture_of(image)
 
 
 def small_file(picture: Picture) -> bytes:
     """A thumbnail as the content of a JPEG file."""
-    image = thumbnail(picture)
-    return encoded(
-        Picture("bgra8", image.width(), image.height(), _bits(image)),
-        "jpg",
-    )
+    return encoded(picture_of(thumbnail(picture)), "jpg")
 
 
 def small_image(data: bytes) -> Any | None:
     """The QImage of a `small_file`; None when that is damaged."""
     image = QtGui.QImage()
     return image if data and image.loadFromData(data) else None
+
+
+def picture_of(image: Any) -> Picture:
+    """A QImage as bgra8."""
+    return Picture("bgra8", image.width(), image.height(), _bits(image))
 
 
 def _bits(image: Any) -> bytes:

@@ -19,7 +19,7 @@ from krita_sd.wire.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-MEMORY = 96 * 1024 * 1024
+MEMORY = 64 * 1024 * 1024
 """Bytes of results that are kept in memory."""
 
 RESTORED = 64

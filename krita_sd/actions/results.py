@@ -121,8 +121,18 @@ class Results(Part):
         result = self.core.table.current_result
         if result is None:
             return
-        shown = result.job in self.core.table.stage.values()
-        self.core.feed(ev.Hidden(result.key) if shown else ev.Picked(result.key))
+        if self.is_shown(result.key):
+            self.hide(result.key)
+        else:
+            self.core.feed(ev.Picked(result.key))
+
+    def is_shown(self, key: str) -> bool:
+        """Whether the job of that result has something on a canvas."""
+        return self.core.table.results[key].job in self.core.table.stage.values()
+
+    def hide(self, key: str) -> None:
+        """Take it off the canvas; it stays in the strip."""
+        self.core.feed(ev.Hidden(key))
 
     def next_result(self) -> None:
         self._step(1)

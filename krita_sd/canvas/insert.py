@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,10 +12,8 @@ from krita import Selection
 from ..geometry import Bounds
 from ..qt import QtCore, Signal
 from . import host, watch
-from .layer import Layer
+from .layer import Layer, keep_active
 from .overlay import Overlay
-
-log = logging.getLogger(__name__)
 
 WAYS = ("top", "above", "into", "mask")
 """top: a new layer on top. above: directly above the active layer. into: that, then merged down (two undo steps).
@@ -145,12 +142,12 @@ class Insertion(QtCore.QObject):
         node.addChildNode(mask, None)
 
     def _merge(self, node: Any, below: Any) -> Any:
-        name = below.name()
-        merged = node.mergeDown()
-        if merged is None:
-            log.warning("the layer could not be merged down")
-            return node
+        parent, name = below.parentNode(), below.name()
+        place = [child.uniqueId() for child in parent.childNodes()].index(below.uniqueId())
+        # What it returns is None in Krita 5.1: the merged layer is where the lower one was.
+        node.mergeDown()
+        children = parent.childNodes()
+        merged = children[place] if place < len(children) else node
         merged.setName(name)
-        # Krita takes some turns to make the merged layer known; then it is the active one, as `below` was.
-        QtCore.QTimer.singleShot(0, lambda: host.is_open(self._doc) and self._doc.setActiveNode(merged))
+        keep_active(self._doc, merged)
         return merged

@@ -33,7 +33,7 @@ def restore(found: Found, models: Models) -> Restored:
     if "seed" in values:
         changes |= {"seed": values["seed"], "seed_fixed": True}
     missing = []
-    model = _find(models, "checkpoint", str(values.get("model", "")), found.model)
+    model = find_model(models, "checkpoint", str(values.get("model", "")), found.model)
     if model is not None:
         changes["model"] = model
         if "style" in known:
@@ -42,7 +42,7 @@ def restore(found: Found, models: Models) -> Restored:
         missing.append(found.model or str(values["model"]))
     loras = []
     for lora in values.get("loras", ()):
-        if _find(models, "lora", lora.id, "") is None:
+        if find_model(models, "lora", lora.id, "") is None:
             missing.append(lora.id)
         else:
             loras.append(lora)
@@ -51,7 +51,7 @@ def restore(found: Found, models: Models) -> Restored:
     params = {
         item.name: values[item.name] for item in dataclasses.fields(ModelParams) if values.get(item.name) is not None
     }
-    if params.get("vae") and _find(models, "vae", params["vae"], "") is None:
+    if params.get("vae") and find_model(models, "vae", params["vae"], "") is None:
         missing.append(params.pop("vae"))
     notes = []
     if missing:
@@ -61,7 +61,7 @@ def restore(found: Found, models: Models) -> Restored:
     return Restored(changes, params, " ".join(notes))
 
 
-def _find(models: Models, kind: str, id: str, name: str) -> str | None:
+def find_model(models: Models, kind: str, id: str, name: str) -> str | None:
     """The id of that model here, by id or by name; None when it is not here."""
     of_kind = [entry for entry in models if entry.get("kind", "checkpoint") == kind]
     for entry in of_kind:
