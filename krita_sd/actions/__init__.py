@@ -11,6 +11,7 @@ from krita_sd.actions.again import Again
 from krita_sd.actions.connection import Connection
 from krita_sd.actions.core import Core
 from krita_sd.actions.generating import Generating
+from krita_sd.actions.grid import Comparing
 from krita_sd.actions.history import History
 from krita_sd.actions.live import Live
 from krita_sd.actions.prompting import Prompting
@@ -43,6 +44,7 @@ class Actions(Core):
         self.again = Again(self, self.results, self.generating)
         self.queue = Queue(self, self.results, self.generating)
         self.recipes = self.history.recipes
+        self.comparing = Comparing(self, self.results, self.again, self.history)
         # The history first: what it has not written when Krita quits, the shelf must keep.
         self.parts = [
             self.history,
@@ -54,6 +56,7 @@ class Actions(Core):
             self.live,
             self.again,
             self.queue,
+            self.comparing,
         ]
         self.toggle_live, self.change_live = self.live.toggle, self.live.change
         self.apply_live, self.record_live = self.live.apply, self.live.record

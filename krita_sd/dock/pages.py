@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from krita_sd.dock.generate_page import GeneratePage
+from krita_sd.dock.grid import GridPage
 from krita_sd.dock.history import HistoryPage
 from krita_sd.dock.live_panel import LivePanel
 from krita_sd.dock.prompts_page import PromptsPage
@@ -39,6 +40,7 @@ WORKSPACES: tuple[Entry, ...] = (
 
 PAGES: tuple[Entry, ...] = (
     Entry("history", "History", "Everything that was made", HistoryPage, icon="view-history", text="H"),
+    Entry("grid", "Compare", "Pictures with different values side by side", GridPage, icon="view-grid", text="#"),
     Entry("queue", "Queue", "What runs and what waits", QueuePage, icon="format-list-ordered", text="Q"),
     Entry("prompts", "Prompts", "Prompts that were used", PromptsPage, has_button=False),
     Entry("style", "Style", "The style's own words and values", StylePage, has_button=False),
