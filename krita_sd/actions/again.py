@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 import uuid
@@ -21,6 +22,7 @@ from krita_sd.guarded import guarded
 from krita_sd.job_events import Phase
 from krita_sd.jobs import Result
 from krita_sd.link import Draft
+from krita_sd.view import View
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.messages import PreviewWish
@@ -77,6 +79,11 @@ class Again(Part):
         self.say("")
         self.core.start()
         self._round(result)
+
+    def viewed(self, view: View) -> View:
+        if self.input in self.core.table.results:
+            return dataclasses.replace(view, button="Refine result")
+        return view
 
     def _round(self, result: Result) -> None:
         core = self.core
