@@ -157,6 +157,8 @@ class Core(QtCore.QObject):
         )
         for part in self.parts:
             self.view = dataclasses.replace(self.view, **part.shown())
+        for part in self.parts:
+            self.view = part.viewed(self.view)
         self.changed.emit()
 
     # Life ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from krita_sd.actions.core import Core
+    from krita_sd.view import View
 
 
 class Part:
@@ -37,6 +38,10 @@ class Part:
     def shown(self) -> dict[str, Any]:
         """Fields of the view that this part knows; asked whenever the view is made."""
         return {}
+
+    def viewed(self, view: View) -> View:
+        """The view that dockers will draw, with what this part has to add."""
+        return view
 
     def hidden(self) -> None:
         """No docker is visible any more (said on every look)."""

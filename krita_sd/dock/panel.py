@@ -7,6 +7,7 @@ from typing import Any
 
 from krita_sd.dock import buttons, pages
 from krita_sd.dock.prompt_section import PromptSection
+from krita_sd.dock.results_drop import RecipeDrop
 from krita_sd.dock.sentence import Sentence
 from krita_sd.dock.wheel import WheelGuard
 from krita_sd.qt import Qt, QtWidgets, tr
@@ -49,6 +50,7 @@ class Panel(QtWidgets.QWidget):
         outer.addWidget(self.status)
         self._body = body
         self._calm_wheel()
+        self._drop = RecipeDrop(self, actions.restore_file)
 
     @property
     def prompt(self) -> Any:
