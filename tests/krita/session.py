@@ -258,15 +258,19 @@ class Session:
         self._call(code, "exec", timeout)
 
     def wait(self, condition: str, timeout: float = CALL_TIMEOUT, what: str = "") -> Any:
-        """Poll every 30 ms until the expression is true; its value."""
+        """Poll every 30 ms until the expression is true; its value.
+
+        Less often where the answer takes longer than that: the asking must not keep Krita from what is waited for.
+        """
         deadline = time.monotonic() + timeout
         while True:
+            asked = time.monotonic()
             value = self.eval(condition, max(CALL_TIMEOUT, timeout))
             if value:
                 return value
             if time.monotonic() > deadline:
                 raise Failure(f"waited {timeout:.0f} s for {what or condition}")
-            time.sleep(0.03)
+            time.sleep(max(0.03, time.monotonic() - asked))
 
     def open_file(self, path: Path) -> None:
         """Open a file as a double click in a file manager would: a second Krita hands it over to the first."""
@@ -295,6 +299,13 @@ class Session:
         path = OUTPUT / f"{name}.png"
         subprocess.run(["import", "-silent", "-window", "root", str(path)], env=self.env, check=False, timeout=30)
         return path
+
+    def pixels(self) -> tuple[int, int, bytes]:
+        """What the screen shows now: width, height, and rgb8 rows without padding."""
+        width, height = (int(number) for number in SCREEN.split("x")[:2])
+        command = ["import", "-silent", "-window", "root", "-depth", "8", "rgb:-"]
+        done = subprocess.run(command, env=self.env, check=True, timeout=30, stdout=subprocess.PIPE)
+        return width, height, done.stdout
 
     def dump(self, name: str) -> str:
         """Everything that explains a failure: a screenshot, open dialogs, the end of the logs."""

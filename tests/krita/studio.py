@@ -52,6 +52,7 @@ class Studio(Hand):
         seen: list[dict[str, Any]] = []
         deadline = time.monotonic() + timeout
         while True:
+            asked = time.monotonic()
             now = self.look()
             if not seen or seen[-1] != now:
                 seen.append(now)
@@ -59,7 +60,7 @@ class Studio(Hand):
                 return seen
             if time.monotonic() > deadline:
                 raise Failure(f"waited {timeout:.0f} s for {until}; last: {now}")
-            time.sleep(0.03)
+            time.sleep(max(0.03, time.monotonic() - asked))
 
     def digest(self) -> str:
         return str(self.session.eval("doc_digest()"))

@@ -90,6 +90,7 @@ def test_a_foreign_rgb_profile_is_converted(session: Session) -> None:
     assert all(abs(a - b) <= 3 for a, b in zip(pixel(picture, 64, 60, 40), (0x20, 0x40, 0xC0, 255)))
 
 
+@pytest.mark.essential
 def test_plain_documents_arrive_byte_for_byte_in_bands(session: Session) -> None:
     """More rows than a band, an odd width, and every pixel different."""
     session.run("""
@@ -123,6 +124,7 @@ def scene(session: Session) -> Any:
     return session.eval("(lambda s: [s.selection, s.selection_empty])(capture.describe(d))")
 
 
+@pytest.mark.essential
 def test_soft_selection_partly_off_canvas(session: Session) -> None:
     selection(session, "-30, 20, 100, 40, feather=8")
     box, empty = scene(session)
@@ -150,6 +152,7 @@ def test_no_selection_and_one_that_misses_the_canvas(session: Session) -> None:
     assert scene(session) == [None, True]
 
 
+@pytest.mark.essential
 def test_local_selection_of_the_active_layer_counts(session: Session) -> None:
     session.run("""
 d = new_document(200, 100)

@@ -60,6 +60,7 @@ def applied_once(studio: Studio, before: int, blank: str) -> None:
     assert studio.digest() == blank
 
 
+@pytest.mark.essential
 def test_connection_dropped_while_previews_come(session: Session, wire: Proxy) -> None:
     """The job goes on while the client is away, and its result comes once.
 

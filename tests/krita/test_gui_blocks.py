@@ -21,7 +21,7 @@ SERVER = True
 IDLE = 3.0  # seconds
 
 
-@pytest.mark.parametrize("side", [1024, 2048])
+@pytest.mark.parametrize("side", [pytest.param(1024, marks=pytest.mark.essential), 2048])
 def test_longest_block_during_generate(session: Session, side: int, capsys: pytest.CaptureFixture[str]) -> None:
     studio = Studio(session)
     studio.document(side, side)

@@ -6,9 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
-from tests.krita.driver import Hand
+from tests.krita.driver import Hand, poll
 from tests.krita.session import Session
 
 INSIDE = """
@@ -82,6 +83,7 @@ def end(session: Session, how: str) -> None:
     assert session.eval("ended") == ["applied" if how == "apply" else "discarded"]
 
 
+@pytest.mark.essential
 def test_apply_is_one_step_and_keeps_the_active_layer(session: Session) -> None:
     document(session)
     before, _ = rows(session)
@@ -150,6 +152,7 @@ d.rootNode().addChildNode(n, None)
     assert session.eval("layers(d)[-1]['space']") == "RGBA/U8"
 
 
+@pytest.mark.essential
 def test_undo_right_after_a_discarded_job_is_the_painters_own_last_step(session: Session, hand: Hand) -> None:
     """Seen to fail with `remove()` in place of undo: Ctrl+Z then brings a layer back and leaves the stroke."""
     document(session)
@@ -227,6 +230,7 @@ def test_with_a_full_undo_list_a_discarded_job_leaves_it_alone(session: Session,
     assert session.eval("bytes(d.pixelData(200, 180, 1, 1)).hex()") == "ffffffff"
 
 
+@pytest.mark.essential
 def test_nothing_touches_the_image_while_the_pen_is_down(session: Session, hand: Hand) -> None:
     """The stroke is byte-identical to the same stroke without a job, and the overlay shows what is new meanwhile.
 
@@ -263,6 +267,7 @@ def test_nothing_touches_the_image_while_the_pen_is_down(session: Session, hand:
     assert paint(True) == paint(False)
 
 
+@pytest.mark.essential
 def test_a_closed_document_parks_the_result(session: Session) -> None:
     """Seen to fail without the question whether the document is still open."""
     document(session)
@@ -288,6 +293,7 @@ def test_result_goes_to_its_own_document(session: Session) -> None:
     assert names(session) == ["Background"] and session.eval("doc_digest(d)") == other
 
 
+@pytest.mark.essential
 def test_a_document_saved_mid_job_loses_the_preview_when_opened(session: Session, tmp_path: Path) -> None:
     """Seen to fail without the guard: the layer is in the opened file."""
     document(session)
@@ -335,6 +341,18 @@ p.show_preview(flat(40, 1100, 0, 0, 255), 40, 1100)
     assert session.eval("bytes(d.pixelData(0, 0, 40, 1100)) == flat(40, 512, 255, 0, 0) + flat(40, 588, 0, 0, 255)")
 
 
+def red_box(session: Session) -> list[int]:
+    """Left, top, right, bottom of the red pixels that the screen shows inside the canvas, in points of its widget."""
+    canvas = session.eval("canvas_state()")
+    width, height, data = session.pixels()
+    screen = numpy.frombuffer(data, numpy.uint8).reshape(height, width, 3).astype(int)
+    left, top = canvas["x"], canvas["y"]
+    shown = screen[top : top + canvas["height"], left : left + canvas["width"]]
+    rows, columns = numpy.nonzero((shown[..., 0] > 250) & (shown[..., 1] < 90) & (shown[..., 2] < 90))
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else []
+
+
+@pytest.mark.essential
 def test_overlay_follows_zoom_pan_rotation_and_mirror(session: Session) -> None:
     """The overlay's own transformation against where Krita paints a marked pixel block of the document."""
     document(session)
@@ -345,19 +363,6 @@ n.setPixelData(flat(20, 10, 0, 0, 255), 200, 40, 20, 10)
 d.refreshProjection()
 c = K.activeWindow().activeView().canvas()
 
-def red_box():
-    '''Bounding box of the red pixels that the canvas widget shows.'''
-    for w in QtWidgets.QApplication.allWidgets():
-        if w.metaObject().className() == 'KisQPainterCanvas' and w.isVisible():
-            img = w.grab().toImage()
-            xs, ys = [], []
-            for y in range(0, img.height(), 1):
-                for x in range(0, img.width(), 1):
-                    v = img.pixel(x, y)
-                    if v & 0xff0000 == 0xff0000 and v & 0xffff < 0x4040 and (v >> 8) & 255 < 90:
-                        xs.append(x); ys.append(y)
-            return [min(xs), min(ys), max(xs) + 1, max(ys) + 1] if xs else None
-
 def told_box():
     from krita_sd.canvas import host
     t = overlay.image_to_canvas(d, host.active_canvas_widget())
@@ -367,6 +372,10 @@ def told_box():
     for view in ("", "c.setZoomLevel(1.6)", "c.setRotation(30)", "c.setMirror(True)", "c.setRotation(110)"):
         session.run(view or "pass")
         session.wait("idle()")
-        close = "(lambda a, b: a and all(abs(x - y) <= 3 for x, y in zip(a, b)))(red_box(), told_box())"
-        session.wait(close, 10.0, f"the overlay to agree after {view}: {session.eval('[red_box(), told_box()]')}")
+
+        def agrees() -> bool:
+            seen, told = red_box(session), session.eval("told_box()")
+            return bool(seen) and all(abs(x - y) <= 3 for x, y in zip(seen, told))
+
+        poll(agrees, 10.0, f"the overlay to agree after {view or 'the start'}")
     session.run("c.setMirror(False); c.resetRotation(); c.resetZoom()")

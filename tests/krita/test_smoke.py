@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.krita.session import Session
 
 
+@pytest.mark.essential
 def test_plugin_loads_and_the_docker_is_visible(session: Session) -> None:
     titles = session.eval("[d.windowTitle() for d in K.dockers()]")
     assert "Krita SD" in titles

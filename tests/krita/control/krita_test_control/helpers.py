@@ -146,9 +146,19 @@ def _mdi_area(window):
     return window.qwindow().centralWidget().findChild(QtWidgets.QMdiArea)
 
 
+_seen = {}
+
+
 def widget(name):
     """The widget of that objectName, the visible one first; None when there is none."""
+    try:
+        if name in _seen and _seen[name].isVisible():
+            return _seen[name]
+    except RuntimeError:  # deleted by Qt
+        del _seen[name]
     found = sorted(_all(name), key=lambda w: not w.isVisible())
+    if found:
+        _seen[name] = found[0]
     return found[0] if found else None
 
 
