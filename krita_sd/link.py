@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from krita_sd.inbox import Inbox
@@ -25,7 +25,7 @@ from krita_sd.wire.frames import Picture
 from krita_sd.wire.limits import MAX_MESSAGE, PING_SECONDS, PING_TIMEOUT_SECONDS
 from krita_sd.wire.message import Message
 from krita_sd.wire.messages import PreviewWish
-from krita_sd.wire.recipe import Recipe
+from krita_sd.wire.recipe import Control, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class PreviewWaiting:
 
 @dataclass(frozen=True)
 class Draft:
-    """A job to submit. `image` and `mask` are not hashed yet; the recipe's hashes are filled in here."""
+    """A job to submit. Its pictures are not hashed yet; the recipe's hashes are filled in here."""
 
     job: str
     recipe: Recipe
@@ -76,6 +76,7 @@ class Draft:
     count: int = 1
     place: str = "back"
     previews: PreviewWish = PreviewWish()
+    controls: tuple[tuple[Control, Picture], ...] = ()
 
 
 # What a Link needs from outside: where the server is (may start one; raises WireError) and how to scale a preview.
@@ -307,6 +308,12 @@ class Link:
             digest = draft.mask.hash
             pictures[digest] = draft.mask
             recipe = recipe.replace(mask=digest)
+        controls = []
+        for control, picture in draft.controls:
+            pictures[picture.hash] = picture
+            controls.append(replace(control, image=picture.hash))
+        if controls:
+            recipe = recipe.replace(controls=tuple(controls))
         self._extents[draft.job] = (recipe.width, recipe.height)
         self._core.submit(draft.job, recipe, pictures, count=draft.count, place=draft.place, previews=draft.previews)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from krita_sd.controls import TITLES
 from krita_sd.geometry import (
     LARGE_NATIVE,
     NATIVE,
@@ -128,15 +129,20 @@ def region(settings: Settings, model: Mapping[str, Any], extent: Extent, selecti
     """The rectangle the model sees: the canvas, or the selection with its context. Raises WireError."""
     if selection is None:
         return Bounds.of(extent)
-    feather, grow = feather_and_grow(selection, settings.strength)
-    feather = feather if settings.feather is None else settings.feather
-    grow = grow if settings.grow is None else settings.grow
-    if settings.exact_mask:
-        feather = grow = 0
+    grow, feather = mask_shape(settings, selection)
     try:
         return context_bounds(selection, extent, native_range(model), feather, grow)
     except ValueError:
         raise bad_request("The selection lies outside the canvas.", "Select something on it.") from None
+
+
+def mask_shape(settings: Settings, selection: Bounds) -> tuple[int, int]:
+    """(grow, feather) of the denoise mask in document pixels."""
+    if settings.exact_mask:
+        return 0, 0
+    feather, grow = feather_and_grow(selection, settings.strength)
+    feather = feather if settings.feather is None else settings.feather
+    return (grow if settings.grow is None else settings.grow), feather
 
 
 def make(
@@ -210,6 +216,8 @@ def tiling(settings: Settings, style: Style, wrap: str) -> str:
 
 def layer_name(recipe: Recipe) -> str:
     """Name of the result layer: the prompt in one line, cut at a word, and the seed."""
+    if recipe.kind == "preprocess":
+        return TITLES.get(recipe.map, "Control")
     words = " ".join("".join(char if char.isprintable() else " " for char in recipe.prompt).split())
     if len(words) > 60:
         words = words[:60].rsplit(" ", 1)[0] + " ..."

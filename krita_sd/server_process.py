@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,10 @@ def start_or_find(
     state: Path | None = None,
     local: Path = LOCAL_JSON,
     timeout: float = START_TIMEOUT,
+    options: Sequence[str] = (),
 ) -> Running:
-    """The running server, or a new one. `report` is told what is being waited for. Raises WireError."""
+    """The running server, or a new one with these command line options. `report` is told what is being waited for.
+    Raises WireError."""
     folder = state or state_dir()
     running = find(folder)
     if running is not None:
@@ -143,7 +145,7 @@ def start_or_find(
         )
     python, root = read_local(local)
     report("Starting the server ...")
-    process, log_file = _spawn(python, root, folder)
+    process, log_file = _spawn(python, root, folder, options)
     end = time.monotonic() + timeout
     while time.monotonic() < end and not stopping.is_set():
         running = find(folder)
@@ -160,9 +162,9 @@ def start_or_find(
     raise WireError(Code.INTERNAL, "The server did not start in time.", f"Log: {log_file}", retryable=True)
 
 
-def _spawn(python: Path, root: Path, folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
+def _spawn(python: Path, root: Path, folder: Path, more: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], Path]:
     log_file = folder / "start.log"
-    command = [str(python), "-m", "server", "--owner", str(os.getpid()), "--port", "0", "--state", str(folder)]
+    command = [str(python), "-m", "server", "--owner", str(os.getpid()), "--port", "0", "--state", str(folder), *more]
     options: dict[str, Any] = {}
     if sys.platform == "win32":
         options["creationflags"] = 0x08000000 | 0x00000200  # no console window, own process group

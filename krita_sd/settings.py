@@ -50,6 +50,9 @@ PER_DOCUMENT = (
 """Settings that every document keeps for itself."""
 
 MAX_CLIP_SKIP = 12
+MAX_LEAVE = 256.0
+"""GB of the device's memory that a server can be told to leave to others."""
+
 MAX_MODELS = 500
 """Models whose parameters are remembered; the oldest are forgotten."""
 
@@ -85,6 +88,7 @@ class Settings:
     last_seq: int = 0
     server_uri: str = ""
     server_token: str = ""
+    leave_free: float = 0.0
     style: str = ""
     model: str = ""
     prompt: str = ""
@@ -161,6 +165,7 @@ class Settings:
             last_seq=read.integer("last_seq", 0, MAX_SEQ, 0),
             server_uri=read.text("server_uri", 1000, ""),
             server_token=read.text("server_token", 1000, ""),
+            leave_free=read.number("leave_free", 0.0, MAX_LEAVE, 0.0),
             style=read.text("style", MAX_NAME, ""),
             model=read.text("model", MAX_NAME, ""),
             prompt=read.text("prompt", MAX_PROMPT, ""),

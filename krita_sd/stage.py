@@ -13,7 +13,7 @@ from krita_sd import plan
 from krita_sd.canvas import host, insert, layer_recipes, overlay, place, previews
 from krita_sd.geometry import Bounds
 from krita_sd.jobs import Job, JobTable, Result
-from krita_sd.qt import QtCore
+from krita_sd.qt import QtCore, Signal
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.recipe import Recipe
@@ -36,6 +36,8 @@ class _Application:
 
 class Stage(QtCore.QObject):
     """Holds the documents of jobs and what the jobs show in them. `read` gives the pixels of a result."""
+
+    layer_made = Signal(object, object, object)  # document, the new layer, the result that it shows
 
     def __init__(self, table: JobTable, read: Callable[[Result], Picture], parent: Any = None) -> None:
         super().__init__(parent)
@@ -143,6 +145,7 @@ class Stage(QtCore.QObject):
     def _applied(self, task: _Application, node: Any) -> None:
         if node is not None and host.is_open(task.doc):
             layer_recipes.remember(task.doc, node, task.result.recipe, task.model)
+            self.layer_made.emit(task.doc, node, task.result)
         self._applying.remove(task)
         self._apply_next()
 

@@ -9,7 +9,9 @@ from typing import Any
 from krita_sd import job_events as ev
 from krita_sd.actions.again import Again
 from krita_sd.actions.connection import Connection
+from krita_sd.actions.controlling import Controlling
 from krita_sd.actions.core import Core
+from krita_sd.actions.documents import Documents
 from krita_sd.actions.generating import Generating
 from krita_sd.actions.grid import Comparing
 from krita_sd.actions.history import History
@@ -17,6 +19,7 @@ from krita_sd.actions.live import Live
 from krita_sd.actions.prompting import Prompting
 from krita_sd.actions.queue import Queue
 from krita_sd.actions.results import Results, with_thumbnail
+from krita_sd.actions.serving import Serving
 from krita_sd.actions.styling import Styling
 from krita_sd.guarded import guarded
 from krita_sd.live.view import LiveView
@@ -36,7 +39,9 @@ class Actions(Core):
         self._arrived.connect(self._receive, QtCore.Qt.ConnectionType.QueuedConnection)
         self.server = Connection(self, self._emit)
         self.results = Results(self, self._arrived.emit)
-        self.generating = Generating(self, self.server, self.results.stage)
+        self.documents = Documents(self)
+        self.controlling = Controlling(self, self.documents, self.results)
+        self.generating = Generating(self, self.server, self.results.stage, self.controlling)
         self.styling = Styling(self)
         self.prompting = Prompting(self)
         self.live = Live(self)
@@ -44,15 +49,19 @@ class Actions(Core):
         self.again = Again(self, self.results, self.generating)
         self.queue = Queue(self, self.results, self.generating)
         self.recipes = self.history.recipes
+        self.serving = Serving(self)
         self.comparing = Comparing(self, self.results, self.again, self.history)
         # The history first: what it has not written when Krita quits, the shelf must keep.
         self.parts = [
             self.history,
             self.server,
             self.results,
+            self.documents,
+            self.controlling,
             self.generating,
             self.styling,
             self.prompting,
+            self.serving,
             self.live,
             self.again,
             self.queue,

@@ -50,6 +50,7 @@ class Connection(Part):
             core.connection = event
         elif isinstance(event, client.Connected):
             self._server_said(event.welcome.models, event.welcome.device)
+            core.features = event.welcome.features
             core.save_soon()
         elif isinstance(event, client.ModelsListed):
             self._server_said(event.models, event.device)
@@ -70,5 +71,6 @@ class Connection(Part):
         settings = self.core.settings
         if settings.server_uri:
             return Target(settings.server_uri, settings.server_token, "The server")
-        running = start_or_find(lambda text: report(LinkState("starting", text)), stopping)
+        options = ("--leave-free", f"{settings.leave_free:g}") if settings.leave_free else ()
+        running = start_or_find(lambda text: report(LinkState("starting", text)), stopping, options=options)
         return Target(running.uri, running.token, "The server on this machine")

@@ -43,6 +43,7 @@ class Core(QtCore.QObject):
         self.table = JobTable()
         self.models: tuple[dict[str, Any], ...] = ()
         self.device: dict[str, Any] = {}
+        self.features: dict[str, Any] = {}
         self.connection = LinkState("stopped", "Not connected.")
         self.view = view.View()
         self.styles = StyleBook(self.folder / "styles")
@@ -85,6 +86,12 @@ class Core(QtCore.QObject):
             return
         if (before.server_uri, before.server_token) != (self.settings.server_uri, self.settings.server_token):
             self.link.reconnect()
+        self.save_soon()
+        self.redraw()
+
+    def settings_of_document(self, kept: Any) -> None:
+        """Set what a document has kept; nothing of it is trusted."""
+        self.settings = self.settings.with_document(kept)
         self.save_soon()
         self.redraw()
 

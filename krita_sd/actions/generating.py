@@ -3,21 +3,27 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from typing import Any
 
+from krita_sd import control_pictures, plan, view
 from krita_sd import job_events as ev
-from krita_sd import plan, view
 from krita_sd.actions.connection import Connection
+from krita_sd.actions.controlling import Controlling
 from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
-from krita_sd.canvas import capture, host
+from krita_sd.actions.reading import Reading
+from krita_sd.canvas import capture, host, surroundings, watch
+from krita_sd.canvas.context_frame import ContextFrame
+from krita_sd.controls import ControlLayer
 from krita_sd.guarded import guarded
 from krita_sd.link import Draft
-from krita_sd.stage import ContextFrame, Stage
+from krita_sd.stage import Stage
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.messages import PreviewWish
+from krita_sd.wire.recipe import Control
 
 PREVIEW_PIXELS = 512 * 512
 """Largest preview asked for; it is scaled to the region here."""
@@ -26,12 +32,14 @@ PREVIEW_PIXELS = 512 * 512
 class Generating(Part):
     """Captures the document and submits."""
 
-    def __init__(self, core: Core, connection: Connection, stage: Stage) -> None:
+    def __init__(self, core: Core, connection: Connection, stage: Stage, controlling: Controlling) -> None:
         super().__init__(core)
         self._connection = connection
         self._stage = stage
-        self._captures: dict[str, capture.Capture] = {}
+        self._controlling = controlling
+        self._readings: dict[str, Reading] = {}
         self._frame = ContextFrame()
+        self._asked: Any = None
 
     @guarded
     def generate(self) -> None:
@@ -62,15 +70,23 @@ class Generating(Part):
             models=core.models,
             wrap=core.wrap,
         )
+        controls = self._controlling.active_in(scene.doc_id)
         job = uuid.uuid4().hex
         self._stage.remember(scene.doc_id, doc)
         core.feed(ev.Created(job, scene.doc_id, made.bounds, made.recipe, core.settings.count))
-        if made.kind == "txt2img":
-            self._submit(job, None, None)
+        if made.kind == "txt2img" and not controls:
+            self._submit(job, None, None, ())
             return
-        reader = capture.Capture(doc, made.bounds, core.settings.source, made.kind == "inpaint")
-        self._captures[job] = reader
-        reader.start(lambda picture, mask: self._captured(job, picture, mask), lambda text: self._unread(job, text))
+        self._readings[job] = Reading(
+            doc,
+            made.bounds,
+            made.kind,
+            core.settings.source,
+            controls,
+            self._controlling.not_read(scene.doc_id),
+            functools.partial(self._captured, job),
+            functools.partial(self._unread, job),
+        )
 
     @guarded
     def cancel(self) -> None:
@@ -82,7 +98,7 @@ class Generating(Part):
     def cancel_job(self, job: str) -> None:
         """Cancel that job, wherever it is."""
         self.core.link.cancel(job)
-        reader = self._captures.pop(job, None)
+        reader = self._readings.pop(job, None)
         if reader is not None:
             reader.cancel()
         self.core.feed(ev.CancelPressed(job))
@@ -97,8 +113,10 @@ class Generating(Part):
         self.core.feed(ev.KeepPressed(job.id))
 
     @guarded
-    def _captured(self, job_id: str, picture: bytes, mask: bytes | None) -> None:
-        self._captures.pop(job_id, None)
+    def _captured(
+        self, job_id: str, picture: bytes | None, mask: bytes | None, controls: list[tuple[ControlLayer, bytes]]
+    ) -> None:
+        self._readings.pop(job_id, None)
         job = self.core.table.jobs[job_id]
         if not job.active:
             return
@@ -106,31 +124,63 @@ class Generating(Part):
             self._unread(job_id, "Nothing is selected any more.")
             return
         size = job.bounds.width, job.bounds.height
-        self._submit(job_id, Picture("bgra8", *size, picture), Picture("grey8", *size, mask) if mask else None)
+        image = Picture("bgra8", *size, picture) if picture is not None else None
+        selected = Picture("grey8", *size, mask) if mask else None
+        drawn = [(control, Picture("bgra8", *size, data)) for control, data in controls]
+        if not drawn:
+            self._submit(job_id, image, selected, ())
+            return
+
+        def prepare() -> None:
+            ready = tuple((control.wire(), control_pictures.prepared(data, control.type)) for control, data in drawn)
+            self.core.later(functools.partial(self._submit, job_id, image, selected, ready))
+
+        self.core.link.run(prepare)
 
     @guarded
     def _unread(self, job_id: str, text: str) -> None:
-        self._captures.pop(job_id, None)
+        self._readings.pop(job_id, None)
         self.core.feed(ev.JobFailed(job_id, WireError(Code.BAD_REQUEST, text)))
 
-    def _submit(self, job_id: str, image: Picture | None, mask: Picture | None) -> None:
+    def _submit(
+        self, job_id: str, image: Picture | None, mask: Picture | None, controls: tuple[tuple[Control, Picture], ...]
+    ) -> None:
         job = self.core.table.jobs[job_id]
+        if not job.active:
+            return
         wish = PreviewWish(self.core.settings.previews, PREVIEW_PIXELS)
-        self.core.link.submit(Draft(job_id, job.recipe, image, mask, job.count, self.core.settings.place, wish))
+        self.core.link.submit(Draft(job_id, job.recipe, image, mask, job.count, previews=wish, controls=controls))
         self.core.feed(ev.Captured(job_id))
 
     # The rectangle that a job would use ------------------------------------------------------------------------------
 
     def looked(self, doc: Any, scene: Any) -> None:
         core = self.core
+        self._look_closer(doc, scene)
         # Before a job, not over its pictures.
         attention = core.table.current is None and any(docker.has_attention for docker in core.dockers())
         free = scene is not None and scene.doc_id not in core.table.stage
-        if scene is not None and scene.selection is not None and attention and free:
-            entry = view.model_entry(core.models, core.settings.model)
-            self._frame.show(doc, scene.doc_id, plan.region(core.settings, entry, scene.extent, scene.selection))
-        else:
+        if scene is None or scene.selection is None or not attention or not free:
             self._frame.hide()
+            return
+        settings = core.settings
+        context = plan.region(settings, view.model_entry(core.models, settings.model), scene.extent, scene.selection)
+        mask = plan.mask_shape(settings, scene.selection)
+        self._frame.show(doc, scene.doc_id, context, mask, scene.selection)
+
+    def _look_closer(self, doc: Any, scene: Any) -> None:
+        """Wrap-around mode, and whether what is selected is empty; the latter when the selection is another one."""
+        core = self.core
+        wrap = surroundings.wrap_axes() if scene is not None else ""
+        selection = scene.selection if scene is not None else None
+        asked = (scene.doc_id, selection, scene.active_layer) if scene is not None else None
+        empty = core.is_transparent
+        if asked != self._asked and not watch.pen().pen_down:
+            self._asked = asked
+            empty = selection is not None and surroundings.is_empty(doc, selection)
+        if (wrap, empty) != (core.wrap, core.is_transparent):
+            core.wrap, core.is_transparent = wrap, empty
+            core.redraw()
 
     def hidden(self) -> None:
         self._frame.hide()

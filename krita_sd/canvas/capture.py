@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ class Scene:
 def describe(doc: Any) -> Scene:
     """The scene of an open document."""
     extent = Extent(doc.width(), doc.height())
-    selection = _Selection.of(doc)
+    selection = Selection.of(doc)
     bounds = selection.bounds(extent) if selection is not None else None
     outside = bounds is not None and bounds.is_empty
     node = doc.activeNode()
@@ -67,7 +67,7 @@ def describe(doc: Any) -> Scene:
     )
 
 
-class _Selection:
+class Selection:
     """The painter's selection, whether global or a local selection mask of the active layer: 0..255 per pixel."""
 
     def __init__(self, source: Any, box: tuple[int, int, int, int]) -> None:
@@ -75,7 +75,7 @@ class _Selection:
         self._box = box
 
     @staticmethod
-    def of(doc: Any) -> _Selection | None:
+    def of(doc: Any) -> Selection | None:
         """As Krita's own tools see it: the active layer's local selection goes before the global one."""
         source = _local_selection(doc) or doc.selection()
         if source is None:
@@ -84,7 +84,7 @@ class _Selection:
         # For some milliseconds after a selection was drawn it exists, but is still empty.
         if (box[2] == 0 or box[3] == 0) and not _everywhere(source):
             return None
-        return _Selection(source, box)
+        return Selection(source, box)
 
     def bounds(self, extent: Extent) -> Bounds:
         """Of the selected pixels inside the canvas; empty when all of them lie outside."""
@@ -92,9 +92,9 @@ class _Selection:
         # An inverted selection reaches to infinity and its box says nothing.
         return canvas if _everywhere(self._source) else Bounds(*self._box).intersect(canvas)
 
-    def snapshot(self) -> _Selection:
+    def snapshot(self) -> Selection:
         """Unaffected by what the painter selects next, while bands are being read."""
-        return _Selection(self._source.duplicate(), self._box)
+        return Selection(self._source.duplicate(), self._box)
 
     def pixels(self, x: int, y: int, width: int, height: int) -> bytes:
         """grey8 of a rectangle anywhere."""
@@ -134,12 +134,24 @@ class Capture:
 
     doc: an open document. bounds: in document pixels, may reach over the canvas (transparent there).
     source: VISIBLE (the composite without our previews) or ACTIVE_LAYER. with_mask: also read the selection.
+    without: layers (QUuid) that count as invisible in the composite. node: the layer (QUuid) to read instead of all
+    that, visible or not.
     """
 
-    def __init__(self, doc: Any, bounds: Bounds, source: str = VISIBLE, with_mask: bool = False) -> None:
+    def __init__(
+        self,
+        doc: Any,
+        bounds: Bounds,
+        source: str = VISIBLE,
+        with_mask: bool = False,
+        without: Sequence[Any] = (),
+        node: Any = None,
+    ) -> None:
         self._doc = doc
         self._bounds = bounds
         self._source = source
+        self._without = without
+        self._node = node
         self._with_mask = with_mask
         self._cancelled = False
         self._work: Iterator[None] | None = None
@@ -215,11 +227,11 @@ class Capture:
         self._inner = self._bounds.intersect(Bounds(0, 0, self._doc.width(), self._doc.height()))
         if self._inner.is_empty:
             raise ValueError(tr("the area lies outside the canvas"))
-        selection = _Selection.of(self._doc) if self._with_mask else None
+        selection = Selection.of(self._doc) if self._with_mask else None
         if selection is not None:
             selection = selection.snapshot()
             self._mask = []
-        if self._source == ACTIVE_LAYER:
+        if self._source == ACTIVE_LAYER or self._node is not None:
             yield from self._read_layer()
         else:
             yield from self._read_composite()
@@ -231,7 +243,7 @@ class Capture:
 
     def _read_composite(self) -> Iterator[None]:
         doc, b = self._doc, self._inner
-        hidden = previews.written(doc)
+        hidden = [*previews.written(doc), *(name for name in self._without if _shows(doc, name))]
         if hidden:
             # Hiding a preview in the painter's document would flicker, and end a running stroke.
             doc = doc.clone()
@@ -252,7 +264,10 @@ class Capture:
             yield
 
     def _read_layer(self) -> Iterator[None]:
-        node, b = _paint_node(self._doc), self._inner
+        b = self._inner
+        node = _paint_node(self._doc) if self._node is None else self._doc.nodeByUniqueID(self._node)
+        if node is None and self._node is not None:
+            raise ValueError(tr("the control layer is gone; unmark it in the docker"))
         if node is None:
             raise ValueError(tr("no layer is active"))
         space = (node.colorModel(), node.colorDepth(), node.colorProfile())
@@ -278,6 +293,11 @@ class Capture:
             for y, rows in self._bands():
                 self._picture.append(converter.read(y - b.y, rows))
                 yield
+
+
+def _shows(doc: Any, name: Any) -> bool:
+    node = doc.nodeByUniqueID(name)
+    return node is not None and node.visible()
 
 
 def _checked(data: bytes, size: int) -> bytes:

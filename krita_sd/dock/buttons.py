@@ -47,3 +47,7 @@ def krita_icon(name: str) -> Any | None:
     except (ImportError, AttributeError):
         return None
     return icon if isinstance(icon, QtGui.QIcon) and not icon.isNull() else None
+
+
+BESIDE = Qt.ToolButtonStyle.ToolButtonTextBesideIcon
+"""Icon and text next to each other."""

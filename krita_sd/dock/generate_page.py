@@ -53,7 +53,7 @@ class GeneratePage(QtWidgets.QWidget):
             widget.valueChanged.connect(lambda value: self._actions.change(strength=value / 100))
         label = QtWidgets.QLabel(tr("Strength"))
         label.setBuddy(self.strength)
-        self.gear = buttons.tool("options", "⚙", tr("Steps, guidance, sampler, seed, selection"), "configure")
+        self.gear = buttons.tool("options", "⚙", tr("Steps, guidance, sampler, seed, selection"), "settings-button")
         self.gear.setCheckable(True)
         self.gear.clicked.connect(lambda checked: self._actions.change(options_open=checked))
         row.addWidget(label)
@@ -69,7 +69,12 @@ class GeneratePage(QtWidgets.QWidget):
         self.note = Sentence("krita_sd_note", tr("Note"), wrap=False)
         row.addWidget(self.steps_label)
         row.addWidget(self.note, 1)
-        return row
+        column = QtWidgets.QVBoxLayout()
+        column.setSpacing(2)
+        column.addLayout(row)
+        self.memory = Sentence("krita_sd_memory", tr("Whether it fits into memory"), wrap=False)
+        column.addWidget(self.memory)
+        return column
 
     def _button_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
@@ -105,6 +110,8 @@ class GeneratePage(QtWidgets.QWidget):
                 widget.setValue(percent)
                 widget.blockSignals(False)
         self.steps_label.say(view.steps_text)
+        self.memory.say(view.memory)
+        self.memory.setVisible(bool(view.memory) and view.memory_warns)
         self.gear.setChecked(settings.options_open)
         self.options.setVisible(settings.options_open)
         self.options.render_settings(settings, view)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is behind the gear: sampling, seed, batch, previews, selection, and which server."""
+"""What is behind the gear: sampling, seed, batch, previews, what is read from the document, selection, edges."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ from collections.abc import Callable
 from typing import Any
 
 from krita_sd import plan
+from krita_sd.dock.chooser import Chooser
 from krita_sd.qt import Qt, QtWidgets, tr
-from krita_sd.settings import SOURCES, Settings
+from krita_sd.settings import MAX_CLIP_SKIP, SOURCES, TILES, Settings
 from krita_sd.view import View
+from krita_sd.view_lists import Choice
 from krita_sd.wire.limits import MAX_COUNT, MAX_FEATHER, MAX_GUIDANCE, MAX_STEPS
 from krita_sd.wire.messages import PREVIEW_LEVELS
 from krita_sd.wire.recipe import FILLS, SAMPLERS
 
 _PREVIEWS = {"off": "Off", "rgb": "Fast", "half": "Half size", "full": "Full size (slow)"}
-_SOURCES = {"visible": "What is visible", "active layer": "The active layer"}
+_SOURCES = {
+    "visible": "What is visible",
+    "active layer": "The active layer or group",
+    "unmarked layers": "Visible without marked layers",
+}
+_TILES = {"follow": "As wrap-around mode", "": "No", "x": "Left and right", "y": "Up and down", "xy": "All edges"}
 _FILLS = {
     "neutral": "Neutral grey",
     "blur": "Blurred surroundings",
     "border": "Border colours",
     "original": "What is there",
 }
+
+_DEFAULT = "default"
+"""In the chooser of VAEs: nothing said, so the style's, else the model's own."""
 
 Change = Callable[..., None]
 
@@ -33,7 +43,6 @@ class Options(QtWidgets.QScrollArea):
         super().__init__()
         self._change = change
         self._change_params = change_params
-        self._address = self._token = ""
         self.setObjectName("krita_sd_options_area")
         self.setWidgetResizable(True)
         self.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
@@ -48,7 +57,6 @@ class Options(QtWidgets.QScrollArea):
         self._build_seed()
         self._build_picture()
         self._build_selection()
-        self._build_server()
 
     def _row(self, name: str, text: str, widget: Any, tip: str = "") -> Any:
         widget.setObjectName(f"krita_sd_{name}")
@@ -78,6 +86,16 @@ class Options(QtWidgets.QScrollArea):
         for name in SAMPLERS:
             self.sampler.addItem(name, name)
         self.sampler.activated.connect(lambda _row: self._change_params(sampler=self.sampler.currentData() or None))
+        tip = "Below 100 % strength, run this many steps, instead of the part that the strength leaves of them."
+        self.exact_steps = self._tick("exact_steps", "Run exactly so many steps", tip, "exact_steps")
+        tip = "What turns the model's own picture into pixels. Default: the one that comes with the model."
+        vae = Chooser("vae", tr("VAE"), tr(tip), lambda id: self._change_params(vae=None if id == _DEFAULT else id))
+        self.vae = self._row("vae", "VAE", vae, tip)
+        tip = "How many layers before the last of the text encoder are read; some models want 2."
+        self.clip_skip = self._row("clip_skip", "Clip skip", QtWidgets.QSpinBox(), tip)
+        self.clip_skip.setRange(0, MAX_CLIP_SKIP)
+        self.clip_skip.setSpecialValueText(tr("default"))
+        self.clip_skip.valueChanged.connect(lambda value: self._change_params(clip_skip=value or None))
 
     def _build_seed(self) -> None:
         box = QtWidgets.QWidget()
@@ -110,6 +128,9 @@ class Options(QtWidgets.QScrollArea):
         self.count.valueChanged.connect(lambda value: self._change(count=value))
         self.previews = self._choice("previews", "Previews", PREVIEW_LEVELS, _PREVIEWS, "previews")
         self.source = self._choice("source", "Input", SOURCES, _SOURCES, "source")
+        self.source.setToolTip(tr("What is read from the document. Previews and control layers never are."))
+        self.tile = self._choice("tile", "Seamless", TILES, _TILES, "tile")
+        self.tile.setToolTip(tr("Whether the picture continues at its edges, for textures and patterns."))
 
     def _choice(self, name: str, text: str, values: tuple[str, ...], texts: dict[str, str], setting: str) -> Any:
         box = self._row(name, text, QtWidgets.QComboBox())
@@ -122,11 +143,17 @@ class Options(QtWidgets.QScrollArea):
         self.fill = self._choice("fill", "Fill with", FILLS, _FILLS, "fill")
         self.feather = self._pixels("feather", "Feather", "How softly the repainted area runs out.")
         self.grow = self._pixels("grow", "Grow", "How far beyond the selection the model may think.")
-        self.exact = QtWidgets.QCheckBox(tr("Use my selection exactly as it is"))
-        self.exact.setObjectName("krita_sd_exact_mask")
-        self.exact.setAccessibleName(self.exact.text())
-        self.exact.clicked.connect(lambda checked: self._change(exact_mask=checked))
-        self._form.addRow(self.exact)
+        tip = "No growing, no feather: what you select is what changes, with its own soft edge."
+        self.exact = self._tick("exact_mask", "Use my selection exactly as it is", tip, "exact_mask")
+
+    def _tick(self, name: str, text: str, tip: str, setting: str) -> Any:
+        box = QtWidgets.QCheckBox(tr(text))
+        box.setObjectName(f"krita_sd_{name}")
+        box.setAccessibleName(box.text())
+        box.setToolTip(tr(tip))
+        box.clicked.connect(lambda checked: self._change(**{setting: checked}))
+        self._form.addRow(box)
+        return box
 
     def _pixels(self, name: str, text: str, tip: str) -> Any:
         box = self._row(name, text, QtWidgets.QSpinBox(), tip)
@@ -135,22 +162,6 @@ class Options(QtWidgets.QScrollArea):
         box.setSuffix(" px")
         box.valueChanged.connect(lambda value: self._change(**{name: None if value < 0 else value}))
         return box
-
-    def _build_server(self) -> None:
-        tip = "Empty: the server on this machine, started when it is needed. Otherwise ws://address:port/v1"
-        self.server = self._row("server", "Server", QtWidgets.QLineEdit(), tip)
-        self.server.setPlaceholderText(tr("on this machine"))
-        self.token = self._row("token", "Token", QtWidgets.QLineEdit(), "The access token of that server.")
-        self.token.setEchoMode(QtWidgets.QLineEdit.EchoMode.Password)
-        for field in (self.server, self.token):
-            field.editingFinished.connect(self._server_edited)
-
-    def _server_edited(self) -> None:
-        address, token = self.server.text().strip(), self.token.text().strip()
-        if address != self._address and token == self._token:
-            token = ""  # the token of one server is not told to another
-        if (address, token) != (self._address, self._token):
-            self._change(server_uri=address, server_token=token)
 
     def render_settings(self, settings: Settings, view: View) -> None:
         """Show these settings. A field that has the keyboard is left alone: the painter is typing in it."""
@@ -167,12 +178,15 @@ class Options(QtWidgets.QScrollArea):
         _choose(self.previews, settings.previews)
         _choose(self.source, settings.source)
         _choose(self.fill, settings.fill)
-        for field, text in ((self.seed, str(settings.seed)), (self.server, settings.server_uri)):
-            if not field.hasFocus() and field.text() != text:
-                field.setText(text)
-        self._address, self._token = settings.server_uri, settings.server_token
-        if not self.token.hasFocus() and self.token.text() != self._token:
-            self.token.setText(self._token)
+        _choose(self.tile, settings.tile)
+        _set(self.clip_skip, params.clip_skip or 0)
+        own = Choice("", tr("The model's own"))
+        self.vae.render_choices(
+            (Choice(_DEFAULT, tr("Default")), own, *view.vaes), _DEFAULT if params.vae is None else params.vae
+        )
+        self.exact_steps.setChecked(settings.exact_steps)
+        if not self.seed.hasFocus() and self.seed.text() != str(settings.seed):
+            self.seed.setText(str(settings.seed))
         self.seed_random.setChecked(not settings.seed_fixed)
         self.exact.setChecked(settings.exact_mask)
         for field in (self.feather, self.grow):

@@ -14,8 +14,10 @@ from krita_sd.dock.generate_page import GeneratePage
 from krita_sd.dock.grid import GridPage
 from krita_sd.dock.history import HistoryPage
 from krita_sd.dock.live_panel import LivePanel
+from krita_sd.dock.models_page import ModelsPage
 from krita_sd.dock.prompts_page import PromptsPage
 from krita_sd.dock.queue import QueuePage
+from krita_sd.dock.server_page import ServerPage
 from krita_sd.dock.style_page import StylePage
 
 
@@ -42,6 +44,8 @@ PAGES: tuple[Entry, ...] = (
     Entry("history", "History", "Everything that was made", HistoryPage, icon="view-history", text="H"),
     Entry("grid", "Compare", "Pictures with different values side by side", GridPage, icon="view-grid", text="#"),
     Entry("queue", "Queue", "What runs and what waits", QueuePage, icon="format-list-ordered", text="Q"),
+    Entry("models", "Models", "Models that were found", ModelsPage, icon="folder-pictures", text="M"),
+    Entry("server", "Server", "Device, memory, log, another server", ServerPage, icon="configure", text="S"),
     Entry("prompts", "Prompts", "Prompts that were used", PromptsPage, has_button=False),
     Entry("style", "Style", "The style's own words and values", StylePage, has_button=False),
 )

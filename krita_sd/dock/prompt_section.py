@@ -7,6 +7,7 @@ from typing import Any
 
 from krita_sd.dock import buttons
 from krita_sd.dock.chooser import Chooser
+from krita_sd.dock.control_list import ControlList
 from krita_sd.dock.lora_list import LoraList
 from krita_sd.dock.prompt_edit import PromptEdit
 from krita_sd.dock.sentence import Sentence
@@ -47,6 +48,8 @@ class PromptSection(QtWidgets.QWidget):
         column.addWidget(self.negative, 0)
         self.loras = LoraList(actions.styling)
         column.addWidget(self.loras)
+        self.controls = ControlList(actions.controlling)
+        column.addWidget(self.controls)
 
     def _choices(self) -> Any:
         grid = QtWidgets.QGridLayout()
@@ -97,3 +100,4 @@ class PromptSection(QtWidgets.QWidget):
         self.reading.setToolTip(escaped(view.reading_tip or view.reading))
         self.reading.setStyleSheet("color: #d08030;" if view.reading_warns else "")
         self.loras.show_view(view, settings)
+        self.controls.show_view(view, settings)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -21,6 +21,16 @@ INTERPRETERS = (sys.executable, "/usr/bin/python3")
 class Part:
     """A part of the actions, or one action: `actions.styling.choose("x")` is remembered as "styling.choose"."""
 
+    known: ClassVar[dict[tuple[str, str], Any]] = {
+        ("controlling", "items"): (),
+        ("controlling", "left_out"): (),
+        ("controlling", "types"): tuple,
+        ("controlling", "makeable"): tuple,
+        ("serving", "log"): "a log",
+        ("serving", "folders"): lambda: ("/models",),
+    }
+    """What parts tell: (part, name) -> value."""
+
     def __init__(self, calls: list[list[Any]], name: str) -> None:
         self._calls, self._name = calls, name
 
@@ -28,6 +38,8 @@ class Part:
         self._calls.append([self._name, *given, *([named] if named else [])])
 
     def __getattr__(self, name: str) -> Any:
+        if (self._name, name) in self.known:
+            return self.known[self._name, name]
         if self._name == "prompting" and name == "offer":
             return self.offer
         if (self._name, name) == ("history", "model"):
@@ -57,6 +69,19 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         return Part(self.calls, name)
+
+    models: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"id": "m", "name": "dream", "kind": "checkpoint", "family": "sd1", "bytes": 2_000_000_000},
+        {"id": "l", "name": "ink", "kind": "lora", "family": "sd1", "bytes": 37_000_000},
+        {
+            "id": "x",
+            "name": "old.ckpt",
+            "kind": "unknown",
+            "usable": False,
+            "problem": "<b>It is not safe to load.</b>",
+        },
+    )
+    device: ClassVar[dict[str, Any]] = {"name": "GPU", "free": 3_000_000_000, "total": 8_000_000_000}
 
     def thumbnail(self, key: str) -> None:
         return None
@@ -126,9 +151,6 @@ def inside() -> dict[str, Any]:
     page.options.feather.setValue(0)
     page.strength.setValue(0)
     out["zeros"] = actions.take()
-    page.options.server.setText("ws://other:1/v1")
-    page.options.server.editingFinished.emit()
-    out["server"] = actions.take()
     fields = panel.findChildren(QtWidgets.QWidget)
     ours = [field for field in fields if field.objectName().startswith("krita_sd_")]
     out["nameless"] = [
@@ -141,6 +163,7 @@ def inside() -> dict[str, Any]:
     out["bad model"] = panel.asking.model.model().item(1).isEnabled()
     out |= prompt_keys(panel, actions, press)
     out |= lists(panel, actions, press)
+    out |= pages(panel, actions, press)
     return out
 
 
@@ -220,6 +243,64 @@ def lists(panel: Any, actions: Recorder, press: Any) -> dict[str, Any]:
     return out
 
 
+def pages(panel: Any, actions: Recorder, press: Any) -> dict[str, Any]:
+    """Control layers, models and server."""
+    from krita_sd import view
+    from krita_sd.controls import ControlItem, ControlLayer
+    from krita_sd.qt import Qt, QtWidgets
+    from krita_sd.settings import Settings
+    from krita_sd.view_lists import Choice
+
+    out: dict[str, Any] = {}
+    left = Qt.MouseButton.LeftButton
+    types = (Choice("canny", "Canny edges"), Choice("depth", "Depth", "", "Needs a ControlNet."))
+    item = ControlItem(ControlLayer("{id}", "canny", 0.5, 0.1, 0.9), "Lines", True, "")
+    Part.known |= {("controlling", "items"): (item,), ("controlling", "types"): lambda: types}
+    Part.known[("controlling", "makeable")] = lambda: types
+    settings = Settings(server_uri="ws://a/v1", server_token="secret", leave_free=2.0)
+    panel.show_view(view.View(memory="Too big.", memory_warns=True), settings)
+    QtWidgets.QApplication.processEvents()
+    out["pages drawn"] = [call for call in actions.take() if call[0] != "change"]
+    find = panel.findChild
+    find(QtWidgets.QDoubleSpinBox, "krita_sd_control_weight_0").setValue(1.25)
+    find(QtWidgets.QSpinBox, "krita_sd_control_end_0").setValue(50)
+    find(QtWidgets.QComboBox, "krita_sd_control_type_0").activated.emit(0)
+    press.mouseClick(find(QtWidgets.QCheckBox, "krita_sd_control_on_0"), left)
+    press.mouseClick(find(QtWidgets.QToolButton, "krita_sd_control_show_0"), left)
+    press.mouseClick(find(QtWidgets.QToolButton, "krita_sd_control_drop_0"), left)
+    panel.asking.controls._fill_menu()
+    entries = {entry.objectName(): entry for entry in panel.asking.controls.add.menu().actions() if entry.objectName()}
+    out["greyed"] = {name: entry.toolTip() for name, entry in entries.items() if not entry.isEnabled()}
+    entries["krita_sd_control_make_canny"].trigger()
+    entries["krita_sd_control_mark_canny"].trigger()
+    out["controls used"] = actions.take()
+    panel.show_page("models")
+    page = panel.pages["models"]
+    rows = [page.tree.topLevelItem(row) for row in range(page.tree.topLevelItemCount())]
+    out["models"] = [[row.text(column) for column in range(4)] for row in rows]
+    usable = []
+    for row in rows:
+        page.tree.setCurrentItem(row)
+        usable.append(page.use.isEnabled())
+        press.mouseClick(page.use, left)
+    out["models used"] = [usable, page.about.text(), actions.take()]
+    page.search.setText("INK")
+    out["models found"] = [page.tree.topLevelItem(row).text(0) for row in range(page.tree.topLevelItemCount())]
+    panel.show_page("server")
+    QtWidgets.QApplication.processEvents()
+    page = panel.pages["server"]
+    out["server shown"] = [page.device.text(), page.memory.text(), page.log.toPlainText(), page.leave.value()]
+    actions.take()
+    page.server.setText("other:1")
+    press.mouseClick(page.connect_it, left)
+    press.mouseClick(page.free, left)
+    press.mouseClick(page.copy, left)
+    out["server"] = actions.take()
+    press.keyClick(panel, Qt.Key.Key_Escape)
+    out["page left"] = [panel.page, actions.take()]
+    return out
+
+
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
     code = "import json; from tests.unit.test_dock import inside; print(json.dumps(inside()))"
@@ -268,7 +349,12 @@ def test_large_seeds_and_zeros_survive_the_widgets(seen: dict[str, Any]) -> None
 
 
 def test_another_server_is_not_told_the_token_of_the_first(seen: dict[str, Any]) -> None:
-    assert seen["server"] == [["change", {"server_uri": "ws://other:1/v1", "server_token": ""}]]
+    assert seen["server"] == [
+        ["serving.use_server", "other:1", ""],
+        ["serving.free_memory"],
+        ["serving.copy_diagnostics"],
+    ]
+    assert seen["server shown"] == ["Device: GPU", "Memory: 3.0 GB free, 8.0 GB in all", "a log", 2.0]
 
 
 def test_every_field_has_one_name_for_tests_and_one_for_screen_readers(seen: dict[str, Any]) -> None:
@@ -304,3 +390,37 @@ def test_styles_and_loras_are_drawn_without_wishes_and_used_by_their_ids(seen: d
         ["styling.drop_lora", "b"],
     ]
     assert seen["loras visible"] is True and seen["loras empty"] is False
+
+
+def test_control_layers_are_changed_shown_unmarked_and_added(seen: dict[str, Any]) -> None:
+    assert seen["pages drawn"] == []
+    assert seen["controls used"] == [
+        ["controlling.change_layer", "{id}", {"weight": 1.25}],
+        ["controlling.change_layer", "{id}", {"end": 0.5}],
+        ["controlling.change_layer", "{id}", {"type": "canny"}],
+        ["controlling.change_layer", "{id}", {"on": False}],
+        ["controlling.show_layer", "{id}", False],
+        ["controlling.unmark", "{id}"],
+        ["controlling.make", "canny"],
+        ["controlling.mark_active", "canny"],
+    ]
+    assert seen["greyed"] == {
+        "krita_sd_control_make_depth": "<qt>Needs a ControlNet.</qt>",
+        "krita_sd_control_mark_depth": "<qt>Needs a ControlNet.</qt>",
+    }
+
+
+def test_models_are_listed_with_their_problems_found_and_used(seen: dict[str, Any]) -> None:
+    assert seen["models"] == [
+        ["dream", "Model", "sd1", "2.0 GB"],
+        ["ink", "LoRA", "sd1", "37 MB"],
+        ["old.ckpt", "unknown", "", ""],
+    ]
+    usable, about, calls = seen["models used"]
+    assert usable == [True, True, False] and about == "<b>It is not safe to load.</b>"
+    assert calls == [["change", {"model": "m"}], ["styling.add_lora", "l"]]
+    assert seen["models found"] == ["ink"]
+
+
+def test_escape_leaves_a_page_before_it_cancels(seen: dict[str, Any]) -> None:
+    assert seen["page left"] == ["", []]

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Control layers: which layers of a document steer a picture and how; which types the server has models for. Pure.
+
+Marks belong to a document and are kept in it: they name layers by Krita's own ids, and survive their renaming.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from krita_sd.wire.errors import WireError, bad_request
+from krita_sd.wire.limits import MAX_CONTROL_WEIGHT, MAX_CONTROLS, MAX_NAME
+from krita_sd.wire.recipe import CONTROLS, REFERENCES, Control
+from krita_sd.wire.values import Fields
+
+TITLES = {
+    "scribble": "Scribble",
+    "line_art": "Line art",
+    "soft_edge": "Soft edges",
+    "canny": "Canny edges",
+    "depth": "Depth",
+    "normal": "Normals",
+    "pose": "Pose",
+    "segmentation": "Segmentation",
+    "tile": "Tile",
+    "blur": "Blur",
+    "stencil": "Stencil",
+    "reference": "Reference",
+    "style": "Style of a picture",
+    "composition": "Composition",
+    "face": "Face",
+}
+LINES = ("scribble", "line_art", "soft_edge", "canny")
+"""Types whose map is lines: white on black for the model, whatever the painter drew with."""
+
+MAKEABLE = ("scribble", "line_art", "soft_edge", "canny", "depth", "tile", "blur")
+"""Types that a server makes out of a picture without a trained model, unless it tells otherwise."""
+
+MAX_LEFT_OUT = 200
+
+# A control model says what it is for in its name alone. Letters and digits only, lower case.
+_NAMED = {
+    "scribble": ("scribble", "sketch"),
+    "line_art": ("lineart",),
+    "soft_edge": ("softedge", "hed", "pidi"),
+    "depth": ("depth", "midas"),
+    "segmentation": ("segmentation", "seg"),
+    "blur": ("blur", "tile"),
+    "stencil": ("stencil", "qrcode", "brightness", "illumination"),
+}
+_ANYTHING = ("union", "promax")
+
+
+@dataclass(frozen=True)
+class ControlLayer:
+    """One layer that steers. layer: Krita's id of it. weight 0..2; it acts from start to end, 0..1 of the steps."""
+
+    layer: str
+    type: str
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    on: bool = True
+    model: str = ""
+
+    def wire(self) -> Control:
+        """For a recipe; the picture's hash is filled in by the link."""
+        return Control(self.type, "", self.weight, min(self.start, self.end), self.end, self.model)
+
+
+@dataclass(frozen=True)
+class ControlItem:
+    """One row of the list. problem: why it will not act ("" when it does)."""
+
+    control: ControlLayer
+    name: str
+    visible: bool
+    problem: str
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a document says about its layers: those that steer, and those left out of the input."""
+
+    controls: tuple[ControlLayer, ...] = field(default_factory=tuple)
+    left_out: tuple[str, ...] = field(default_factory=tuple)
+
+    def with_control(self, control: ControlLayer) -> Marks:
+        """The same with that layer as a control layer (of one type at a time). Raises WireError when there are too
+        many."""
+        others = tuple(entry for entry in self.controls if entry.layer != control.layer)
+        if len(others) >= MAX_CONTROLS:
+            raise bad_request(f"More than {MAX_CONTROLS} control layers cannot be used together.", "Unmark one first.")
+        return dataclasses.replace(self, controls=(*others, control))
+
+    def changed(self, layer: str, **changes: Any) -> Marks:
+        """The same with another weight, range or type of one control layer."""
+        controls = tuple(dataclasses.replace(c, **changes) if c.layer == layer else c for c in self.controls)
+        return dataclasses.replace(self, controls=controls)
+
+    def without(self, layer: str) -> Marks:
+        """The same with that layer unmarked."""
+        return Marks(
+            tuple(entry for entry in self.controls if entry.layer != layer),
+            tuple(entry for entry in self.left_out if entry != layer),
+        )
+
+    def toggled(self, layer: str) -> Marks:
+        """The same with that layer left out of the input, or no longer."""
+        if layer in self.left_out:
+            return dataclasses.replace(self, left_out=tuple(entry for entry in self.left_out if entry != layer))
+        return dataclasses.replace(self, left_out=(*self.left_out, layer)[-MAX_LEFT_OUT:])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"controls": [dataclasses.asdict(entry) for entry in self.controls], "left_out": list(self.left_out)}
+
+    @classmethod
+    def read(cls, data: Any) -> Marks:
+        """Read what `to_json` wrote, leaving out what is damaged."""
+        data = data if isinstance(data, dict) else {}
+        entries = data.get("controls")
+        controls = []
+        for entry in entries[:MAX_CONTROLS] if isinstance(entries, list) else ():
+            try:
+                controls.append(_read(entry))
+            except WireError:
+                continue  # one damaged mark must not cost the others
+        names = data.get("left_out")
+        left_out = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return cls(tuple(controls), tuple(left_out[:MAX_LEFT_OUT]))
+
+
+def _read(entry: Any) -> ControlLayer:
+    read = Fields(entry if isinstance(entry, dict) else {}, "control layer")
+    return ControlLayer(
+        read.identifier("layer", MAX_NAME),
+        read.choice("type", CONTROLS),
+        read.number("weight", 0.0, MAX_CONTROL_WEIGHT, 1.0),
+        read.number("start", 0.0, 1.0, 0.0),
+        read.number("end", 0.0, 1.0, 1.0),
+        read.flag("on", True),
+        read.text("model", MAX_NAME, ""),
+    )
+
+
+def problem_of(type: str, models: Iterable[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:
+    """The sentence what to get before this type can be used with the chosen model; "" when it can be used."""
+    adapter = type in REFERENCES
+    kinds = ("ip_adapter",) if adapter else ("controlnet", "t2i_adapter")
+    family = str(chosen.get("family") or "")
+    embedded = chosen.get("id") == "pocket"
+    for entry in models:
+        if entry.get("kind") not in kinds or not entry.get("usable", True):
+            continue
+        own = str(entry.get("id") or "").startswith("pocket")
+        if own != embedded or (str(entry.get("family") or "") not in ("", family) and not own):
+            continue
+        letters = re.sub(r"[^a-z0-9]", "", str(entry.get("name") or "").lower())
+        wanted = _NAMED.get(type, (re.sub(r"[^a-z0-9]", "", type),))
+        if type == "reference" or any(word in letters for word in (*wanted, *_ANYTHING)):
+            return ""
+    words = type.replace("_", " ")
+    what = "an IP-Adapter" if adapter else "a ControlNet"
+    name = str(chosen.get("name") or "the chosen model")
+    return f'Needs {what} for {family or name} with "{words}" in its name: put it into the models folder and rescan.'
+
+
+def make_problem(type: str, features: Mapping[str, Any]) -> str:
+    """Why the server cannot make this type out of the canvas; "" when it can."""
+    kinds = features.get("kinds")
+    if not isinstance(kinds, list) or "preprocess" not in kinds:
+        return "This server cannot make control layers from the canvas. Update it, or paint the layer by hand."
+    told = features.get("maps")
+    if type not in (told if isinstance(told, list) else MAKEABLE):
+        return "Finding this in a picture needs a trained model that the server does not have: paint it by hand."
+    return ""

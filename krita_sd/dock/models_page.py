@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every model that the server found: kind, family, size, and what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from krita_sd.dock import buttons
+from krita_sd.dock.sentence import Sentence
+from krita_sd.dock.tips import escaped
+from krita_sd.qt import Qt, QtWidgets, tr
+from krita_sd.settings import Settings
+from krita_sd.view import View
+from krita_sd.view_lists import size_text
+
+_ID = Qt.ItemDataRole.UserRole
+_KINDS = {
+    "checkpoint": "Model",
+    "lora": "LoRA",
+    "vae": "VAE",
+    "controlnet": "ControlNet",
+    "t2i_adapter": "T2I-Adapter",
+    "ip_adapter": "IP-Adapter",
+    "upscaler": "Upscaler",
+    "embedding": "Embedding",
+}
+
+
+class ModelsPage(QtWidgets.QWidget):
+    """`actions` offers: models, rescan, change, serving.folders."""
+
+    def __init__(self, actions: Any) -> None:
+        super().__init__()
+        self._actions = actions
+        self._shown: Any = None
+        self.setObjectName("krita_sd_models_area")
+        column = QtWidgets.QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        self.search = QtWidgets.QLineEdit()
+        self.search.setObjectName("krita_sd_models_search")
+        self.search.setAccessibleName(tr("Search models"))
+        self.search.setPlaceholderText(tr("Search models ..."))
+        self.search.setClearButtonEnabled(True)
+        self.search.textChanged.connect(lambda _text: self._fill())
+        column.addWidget(self.search)
+        self.tree = QtWidgets.QTreeWidget()
+        self.tree.setObjectName("krita_sd_models_list")
+        self.tree.setAccessibleName(tr("Models that were found"))
+        self.tree.setHeaderLabels([tr("Name"), tr("Kind"), tr("Family"), tr("Size")])
+        self.tree.setRootIsDecorated(False)
+        self.tree.setUniformRowHeights(True)
+        self.tree.setMinimumHeight(120)
+        self.tree.currentItemChanged.connect(lambda _new, _old: self._tell())
+        self.tree.itemActivated.connect(lambda _item, _column: self._use())
+        column.addWidget(self.tree, 1)
+        self.about = Sentence("krita_sd_models_about", tr("About the chosen model"), wrap=False)
+        column.addWidget(self.about)
+        row = QtWidgets.QHBoxLayout()
+        self.use = buttons.push("models_use", tr("Use"), tr("Choose this model (Enter)"), self._use)
+        self.again = buttons.push("models_rescan", tr("Look again"), tr("Scan the folders again"), actions.rescan)
+        row.addWidget(self.use)
+        row.addWidget(self.again)
+        column.addLayout(row)
+        self.folders = Sentence("krita_sd_models_folders", tr("Folders with models"), wrap=False)
+        column.addWidget(self.folders)
+
+    def show_view(self, view: View, settings: Settings) -> None:
+        """Draw."""
+        self._fill()
+        found = self._actions.serving.folders()
+        self.folders.say(tr("Folder: ") + ", ".join(found) if found else tr("The folders are on the server's machine."))
+
+    def _fill(self) -> None:
+        words = self.search.text().lower().split()
+        models = self._actions.models
+        if (models, words) == self._shown:
+            return
+        self._shown = models, words
+        self.tree.clear()
+        for entry in models:
+            name, kind = str(entry.get("name") or entry.get("id")), str(entry.get("kind") or "checkpoint")
+            family, size = str(entry.get("family") or ""), entry.get("bytes")
+            cells = [name, tr(_KINDS.get(kind, kind)), family, size_text(size) if isinstance(size, int) else ""]
+            if not all(word in " ".join(cells).lower() for word in words):
+                continue
+            item = QtWidgets.QTreeWidgetItem(cells)
+            item.setData(0, _ID, entry)
+            problem = "" if entry.get("usable", True) else str(entry.get("problem") or tr("It cannot be used."))
+            for column in range(4):
+                item.setToolTip(column, escaped(problem or name))
+                if problem:
+                    item.setForeground(column, self.palette().brush(self.palette().ColorRole.Mid))
+            self.tree.addTopLevelItem(item)
+        self.tree.resizeColumnToContents(0)
+        self.tree.setColumnWidth(0, min(self.tree.columnWidth(0), 200))
+        self._tell()
+
+    def _entry(self) -> Any:
+        item = self.tree.currentItem()
+        return item.data(0, _ID) if item is not None else None
+
+    def _tell(self) -> None:
+        entry = self._entry()
+        usable = entry is not None and entry.get("usable", True)
+        self.use.setEnabled(bool(usable and entry.get("kind", "checkpoint") in ("checkpoint", "lora")))
+        if entry is None:
+            self.about.say(tr("Models of every kind are named here, also those that cannot be used, with the reason."))
+        else:
+            self.about.say(str(entry.get("problem") or entry.get("name")))
+
+    def _use(self) -> None:
+        entry = self._entry()
+        if entry is None or not self.use.isEnabled():
+            return
+        if entry.get("kind", "checkpoint") == "lora":
+            self._actions.styling.add_lora(str(entry.get("id")))
+        else:
+            self._actions.change(model=str(entry.get("id")))
