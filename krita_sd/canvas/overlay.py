@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .. import versions
 from ..geometry import Bounds
 from ..qt import Qt, QtCore, QtGui, QtWidgets
 from . import colour, host
@@ -19,10 +20,10 @@ THIN = 0.25
 def image_to_canvas(doc: Any, canvas: Any) -> Any | None:
     """QTransform from document pixels to points of the canvas widget of the active view; None when it is unknown."""
     view = host.krita().activeWindow().activeView()
-    if hasattr(view, "flakeToImageTransform") and hasattr(view, "flakeToCanvasTransform"):
-        flake, known = view.flakeToImageTransform().inverted()
-        return flake * view.flakeToCanvasTransform() if known else None
-    # Before Krita 5.2 the API tells zoom, rotation and mirror; the scroll bars hold the rest: the corner of the
+    told = versions.image_to_canvas(view)
+    if told is not None:
+        return told
+    # Without that the API tells zoom, rotation and mirror; the scroll bars hold the rest: the corner of the
     # transformed image's bounding box.
     area = canvas.parentWidget()
     while area is not None and not isinstance(area, QtWidgets.QAbstractScrollArea):

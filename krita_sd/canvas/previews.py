@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from .. import versions
 from ..qt import QtCore
 from . import host
 
@@ -74,10 +75,8 @@ def _note(doc: Any) -> None:
     if names:
         data = QtCore.QByteArray(json.dumps(names).encode())
         doc.setAnnotation(ANNOTATION, "Layers that show an unfinished picture", data)
-    elif hasattr(doc, "removeAnnotation"):
-        doc.removeAnnotation(ANNOTATION)
     else:
-        doc.setAnnotation(ANNOTATION, "", QtCore.QByteArray(b"[]"))
+        versions.remove_annotation(doc, ANNOTATION, QtCore.QByteArray(b"[]"))
 
 
 def noted(doc: Any) -> list[Any]:
