@@ -105,11 +105,18 @@ class HistoryModel(QtCore.QAbstractListModel):
         else:
             here = {entry.key for entry in self._entries}
             new = [entry for entry in found if entry.key not in here]
-            if new:
-                self.beginInsertRows(QtCore.QModelIndex(), len(self._entries), len(self._entries) + len(new) - 1)
-                self._entries += new
-                self.endInsertRows()
+            newest = self._entries[0].created if self._entries else float("-inf")
+            ahead = sum(entry.created > newest for entry in new)
+            # What is selected stays selected, and in its place, while pictures come in.
+            self._insert(0, new[:ahead])
+            self._insert(len(self._entries), new[ahead:])
         self._waiting = False
+
+    def _insert(self, row: int, entries: list[Entry]) -> None:
+        if entries:
+            self.beginInsertRows(QtCore.QModelIndex(), row, row + len(entries) - 1)
+            self._entries[row:row] = entries
+            self.endInsertRows()
 
     def thumbnail_came(self, key: str, image: Any) -> None:
         self._asked.discard(key)
@@ -121,9 +128,10 @@ class HistoryModel(QtCore.QAbstractListModel):
         self._changed([key])
 
     def added(self) -> None:
-        """A picture was recorded: look again, if anybody has looked."""
+        """A picture was recorded: look at the newest again, if anybody has looked."""
         if self._begun and not self._waiting:
-            self._restart()
+            self._waiting = True
+            self._ask(self._number, *self._filter, 0, PAGE)
 
     def starred(self, keys: Iterable[str], on: bool) -> None:
         wanted = set(keys)

@@ -124,6 +124,11 @@ def inside() -> dict[str, Any]:
         model.fetchMore(None)
     out["more"] = list(asked[-1]) if asked else None
     model.page(1, [Entry("h:x", "x.png", 0.0, False, 4, 4, "{"), found[0]], PAGE + 5)
+    model.added()
+    out["added"] = list(asked.pop())
+    model.page(1, [Entry("h:new", "n.png", 9.0, False, 4, 4, details), *found[:3]], PAGE + 5)
+    out["selected"] = page.list.currentIndex().row()
+    model.removed(["h:new"])
     model.removed(["h:0", "h:5"])
     model.starred(["h:1"], True)
     out["rows now"] = [model.rowCount(), model.entry(model.index(0, 0)).starred, model.total]  # type: ignore[union-attr]
@@ -237,7 +242,8 @@ def test_the_history_is_asked_page_by_page_and_old_answers_are_ignored(seen: dic
     assert seen["asked once"] == [[1, "", False, 0, 60], []]
     assert seen["small asked"] is True and seen["rows"] == 60
     assert seen["more"] == [1, "", False, 60, 60]
-    assert seen["rows now"] == [59, True, 63]
+    assert seen["added"] == [1, "", False, 0, 60] and seen["selected"] == 1, "new ones do not move the selection away"
+    assert seen["rows now"] == [59, True, 62]
     assert seen["searches"] == [[2, "boat", False, 0, 60], [3, "boat", True, 0, 60]]
     assert "no prompt" in seen["damaged"]
 
