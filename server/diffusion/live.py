@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Live: one picture after another of a canvas that changes under the pen, with everything that stays kept.
+
+    session = LiveSession(model)
+    frame = session.render(wish, canvas, superseded=...)     None: a newer request has made it worthless
+
+Kept between frames: condition per prompt, tables per schedule, noise per seed (no flicker), latents per canvas state,
+masks per selection, and the last picture. `counts` says what was computed: nothing of it on an unchanged wish.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+
+from krita_sd.geometry import Bounds
+from krita_sd.wire.errors import Code, WireError
+from server.diffusion.checks import nan_output
+from server.diffusion.features.masks import MaskedChange, cell_sums
+from server.diffusion.few_step import FewStep, few_step_name
+from server.diffusion.live_canvas import DeviceCanvas, content_of, resized, write
+from server.diffusion.live_format import live_autoencoder
+from server.diffusion.live_graph import CopyBack, Steps
+from server.diffusion.live_window import Window, edit_window, feather, selection_window, whole_window
+from server.diffusion.model import Condition, LoadedModel, Recent, bytes_to_device, draw_noise
+from server.diffusion.schedules import is_flow
+from server.diffusion.task import Pixels, Task
+
+_KEPT = 4
+
+Superseded = Callable[[float], bool]
+"""Asked between steps with the share of the frame that is done: whether to give it up."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What may change: `denoise` and `composite`, uint8 (height, width) of the canvas; `box` holds the selection.
+    key: equal for equal masks."""
+
+    key: object
+    box: Bounds
+    feather: int
+    grow: int
+    denoise: Pixels = field(repr=False, compare=False)
+    composite: Pixels = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What Live shall make of the canvas. task: as for `generate`; its size and pictures are not looked at."""
+
+    task: Task
+    strength: float
+    selection: Selection | None = None
+
+
+@dataclass(frozen=True)
+class LiveFrame:
+    """bgra8 bytes of the canvas's extent (transparent outside of the selection), steps run, milliseconds by part."""
+
+    data: bytes
+    steps: int
+    ms: dict[str, float]
+
+
+class LiveSession:
+    """Live on one loaded model. Not thread-safe. Raises WireError(model_unsupported) for models that cannot."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        if is_flow(model.schedule_config):
+            raise WireError(
+                Code.MODEL_UNSUPPORTED,
+                "Live does not work with this kind of model yet.",
+                "Choose a Stable Diffusion 1.5, 2 or XL model.",
+            )
+        if model.inpainting:
+            raise WireError(
+                Code.MODEL_UNSUPPORTED,
+                "Live does not work with inpainting models.",
+                "Choose the ordinary model of the same kind; selections work with it too.",
+            )
+        self._model = model
+        tiny = model.tiny_decoder
+        self._tiny = live_autoencoder(tiny) if tiny is not None and hasattr(tiny, "encoder") else None
+        self.counts: Counter[str] = Counter()
+        self._conditions: Recent[Condition] = Recent(_KEPT)
+        self._tables: Recent[FewStep] = Recent(_KEPT)
+        self._noise: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(_KEPT)
+        self._steps: Recent[Steps] = Recent(_KEPT)
+        self._masks: Recent[torch.Tensor] = Recent(_KEPT)
+        self._composites: Recent[torch.Tensor] = Recent(_KEPT)
+        self._latents: tuple[object, torch.Tensor] | None = None
+        self._frame: torch.Tensor | None = None
+        self._made: object = None
+        self._changed: set[int] = set()
+        self._running: Steps | None = None
+        self._copy_back = CopyBack(model.device)
+        self._weights: tuple[object, ExitStack] | None = None
+
+    # Weights -----------------------------------------------------------------------------------------------------
+
+    def park(self) -> None:
+        """Put the model back as it was, before something else uses it; the next frame changes it again."""
+        if self._weights is not None:
+            self._weights[1].close()
+            self._weights = None
+
+    def _prepare_weights(self, task: Task) -> None:
+        if self._weights is not None and self._weights[0] == task.loras:
+            return
+        self.park()
+        undo = ExitStack()
+        with undo:
+            for feature in self._model.weight_features(task):
+                undo.enter_context(feature)
+            self._weights = (task.loras, undo.pop_all())
+        self.counts["weights"] += 1
+
+    def advance(self) -> bool:
+        """Something useful while nobody waits (a graph to capture); False when there is nothing left."""
+        with torch.inference_mode():
+            return self._weights is not None and self._running is not None and self._running.advance()
+
+    # Frames ------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def render(self, wish: Wish, canvas: DeviceCanvas, superseded: Superseded = lambda done: False) -> LiveFrame | None:
+        """The next frame, or None when `superseded` gave it up. Raises WireError(nan_output, bad_request)."""
+        clock = _Clock()
+        self._changed |= canvas.changed
+        canvas.changed.clear()
+        self._prepare_weights(wish.task)
+        condition = self._condition(wish.task)
+        window = self._window(wish, canvas)
+        clock("prepare")
+        original = self._read(canvas, window)
+        clock("encode")
+        table = self._table(wish.task)
+        latents = self._denoise(wish, window, condition, table, original, superseded)
+        if latents is None:
+            return None
+        clock("sample")
+        decoded = self._decode(latents)
+        clock("decode")
+        frame = self._write(wish, canvas, window, decoded)
+        data, good = self._copy_back(frame, torch.isfinite(decoded).all())
+        clock("pack")
+        if not good:
+            self._frame = None
+            raise nan_output("drawing")
+        self._changed.clear()
+        self._made = self._key(wish, canvas)
+        self.counts["frames"] += 1
+        return LiveFrame(data, table.steps, clock.ms)
+
+    def _key(self, wish: Wish, canvas: DeviceCanvas) -> object:
+        """What the last picture must have in common with the next for a window of it to be replaced."""
+        return (wish, canvas.extent)
+
+    def _condition(self, task: Task) -> Condition:
+        def compute() -> Condition:
+            self.counts["conditions"] += 1
+            return self._model.condition(task)
+
+        pair = task.guidance > 1.0
+        key = (task.prompt, task.negative if pair else "", pair, task.clip_skip, task.loras)
+        return self._conditions.get(key, compute)
+
+    def _table(self, task: Task) -> FewStep:
+        def compute() -> FewStep:
+            self.counts["schedules"] += 1
+            config = self._model.schedule_config
+            return FewStep(kind, config, task.total_steps, task.start_step, self._model.device)
+
+        kind = few_step_name(task.sampler)
+        return self._tables.get((kind, task.total_steps, task.start_step), compute)
+
+    def _window(self, wish: Wish, canvas: DeviceCanvas) -> Window:
+        native = self._model.native
+        if wish.selection is not None:
+            chosen = wish.selection
+            return selection_window(chosen.box, canvas.extent, native, chosen.feather, chosen.grow)
+        if self._frame is not None and self._made == self._key(wish, canvas):
+            found = edit_window(canvas.box_of(self._changed), canvas.extent, native, wish.strength)
+            if found is not None:
+                return found
+        return whole_window(canvas.extent, native)
+
+    # Pixels and latents ------------------------------------------------------------------------------------------
+
+    def _read(self, canvas: DeviceCanvas, window: Window) -> torch.Tensor:
+        """Scaled latents of the window; encoded only when its pixels may have changed."""
+        key = (canvas, canvas.serial, window)
+        if self._latents is not None and self._latents[0] == key:
+            return self._latents[1]
+        pixels = canvas.read(window.source, window.plan)
+        self.counts["encodes"] += 1
+        tiny = self._tiny
+        if tiny is not None:
+            weight = next(tiny.parameters())
+            order = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else None
+            pixels = pixels.to(weight.dtype)
+            pixels = pixels.contiguous(memory_format=order) if order is not None else pixels
+            latents = tiny.encode(pixels, return_dict=False)[0].to(torch.float32).contiguous()
+        else:
+            spread = self._model.autoencoder.encode(pixels.to(self._model.autoencoder.dtype), return_dict=False)[0]
+            latents = self._model.scaled(spread.mean.to(torch.float32)).contiguous()
+        self._latents = (key, latents)
+        return latents
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        self.counts["decodes"] += 1
+        if self._tiny is None:
+            return self._model.decode(latents)
+        return self._tiny.decode(latents.to(next(self._tiny.parameters()).dtype), return_dict=False)[0]
+
+    def _fixed_noise(
+        self, task: Task, window: Window, like: torch.Tensor, draws: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first noise and that of the steps, drawn on the CPU from the seed; the same for every frame.
+
+        A window on a large canvas has the noise of its place, so that it does not swim when the window moves.
+        """
+        place = (0, 0) if window.whole else (window.source.x, window.source.y)
+
+        def compute() -> tuple[torch.Tensor, torch.Tensor]:
+            self.counts["noises"] += 1
+            seed = (task.seed + 7919 * place[0] + 104729 * place[1]) % 2**63
+            generator = torch.Generator("cpu").manual_seed(seed)
+            first = draw_noise(like.shape, generator, like.device)
+            others = draw_noise(torch.Size((max(1, draws), *like.shape[1:])), generator, like.device)
+            return first, others
+
+        return self._noise.get((task.seed, place, like.shape, draws), compute)
+
+    def _denoise(
+        self,
+        wish: Wish,
+        window: Window,
+        condition: Condition,
+        table: FewStep,
+        original: torch.Tensor,
+        superseded: Superseded,
+    ) -> torch.Tensor | None:
+        task = wish.task
+        noise, draws = self._fixed_noise(task, window, original, table.draws)
+        kept = None
+        if wish.selection is not None:
+            sums = self._selected(wish.selection, window)
+            kept = MaskedChange(table, sums, self._model.factor, original, noise)  # type: ignore[arg-type]
+
+        def make() -> Steps:
+            def step(index: int, latents: torch.Tensor) -> torch.Tensor:
+                inputs = table.model_input(index, latents)
+                prediction = self._model.predict(inputs, table.timestep(index), condition, task.guidance)
+                return table.step(index, prediction, latents, draws)
+
+            return Steps(step, table.start, table.total, original)
+
+        steps = self._running = self._steps.get(
+            (id(condition), id(table), id(noise), task.guidance, original.shape), make
+        )
+        latents = table.noised(table.start, original, noise)
+        for index in range(table.start, table.total):
+            if superseded((index - table.start) / table.steps):
+                self.counts["superseded"] += 1
+                return None
+            latents = steps(index, latents)
+            self.counts["steps"] += 1
+            if kept is not None:
+                latents, _ = kept.after_step(index, latents, latents)
+        return latents
+
+    def _selected(self, selection: Selection, window: Window) -> torch.Tensor:
+        def compute() -> torch.Tensor:
+            source, plan = window.source, window.plan
+            part = selection.denoise[source.y : source.bottom, source.x : source.right]
+            small = resized(bytes_to_device(part, self._model.device)[None, None], content_of(plan))[0, 0]
+            full = torch.zeros(plan.extent.height, plan.extent.width, dtype=torch.uint8, device=small.device)
+            full[: small.shape[0], : small.shape[1]] = small
+            return cell_sums(full, self._model.factor)
+
+        return self._masks.get((selection, window), compute)
+
+    def _write(self, wish: Wish, canvas: DeviceCanvas, window: Window, decoded: torch.Tensor) -> torch.Tensor:
+        width, height = canvas.extent
+        if self._frame is None or self._frame.shape[:2] != (height, width):
+            self._frame = torch.zeros(height, width, 4, dtype=torch.uint8, device=decoded.device)
+        frame = self._frame
+        blend = None if window.whole else feather(window.source, canvas.extent, decoded.device)
+        write(frame, window.source, decoded, window.plan, blend)
+        if wish.selection is None:
+            frame[..., 3] = 255
+        else:
+            chosen = wish.selection
+            shown = self._composites.get(chosen, lambda: bytes_to_device(chosen.composite, decoded.device))
+            frame[..., 3] = shown
+        return frame
+
+
+class _Clock:
+    """Milliseconds between calls, by name. On a graphics card they are those of the host."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def __call__(self, name: str) -> None:
+        now = time.perf_counter()
+        self.ms[name] = self.ms.get(name, 0.0) + (now - self._last) * 1000.0
+        self._last = now
