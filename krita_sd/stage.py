@@ -173,6 +173,7 @@ class Stage(QtCore.QObject):
 
     def _make(self, doc: Any, job: Job) -> place.Placement:
         placement = place.Placement(doc, job.bounds, f"Krita SD: {plan.layer_name(job.recipe)}", self)
+        placement.moved.connect(lambda bounds: setattr(job, "bounds", bounds))
         for finished in (placement.applied, placement.discarded, placement.parked):
             finished.connect(placement.deleteLater)
         return placement

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .. import versions
 from ..geometry import Bounds
 from ..qt import QtCore
 from . import colour, host
@@ -82,9 +83,25 @@ class Layer:
             self._held[y] = picture
             if first < last:
                 data = _part(picture, y + first, last - first, row)
-                if self._node.setPixelData(data, b.x, b.y + y + first, b.width, last - first) is False:
+                if versions.refused(self._node.setPixelData(data, b.x, b.y + y + first, b.width, last - first)):
                     raise ValueError("Krita refused the pixels")
                 yield
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """How far Krita has moved the layer since it was made: cropping or enlarging the canvas moves all layers."""
+        at = self._node.position()
+        return at.x(), at.y()
+
+    def follow(self, bounds: Bounds) -> None:
+        """The same pictures belong to `bounds` from now on; what the layer holds is not known any more."""
+        self._bounds = bounds
+        self._held.clear()
+
+    def empty(self) -> None:
+        """Make the layer transparent at once, in one turn: what Krita does next must not see it."""
+        for _ in self.write(None):
+            pass
 
     def release(self) -> None:
         """Forget a layer that was never inserted."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..geometry import Bounds
 from ..qt import QtCore, Signal
-from . import colour, host, previews, watch
+from . import aside, colour, host, previews, watch
 from .layer import Layer, keep_active
 from .overlay import Overlay
 
@@ -45,6 +45,7 @@ class Placement(QtCore.QObject):
 
     applied = Signal()  # the picture is a layer of the document now; the placement is finished
     discarded = Signal()  # no layer of ours is in the document any more; the placement is finished
+    moved = Signal(object)  # the painter has cropped or enlarged the canvas: the Bounds where the picture belongs now
     parked = Signal()  # the document was closed: whoever holds the picture keeps it (open_as_document offers a way)
 
     def __init__(self, doc: Any, bounds: Bounds, name: str, parent: Any = None) -> None:
@@ -56,6 +57,9 @@ class Placement(QtCore.QObject):
         self._parked = False
         self._layer: Layer | None = None
         self._overlay = Overlay(doc)
+        self._origin = bounds  # while the layer has not been moved
+        self._away = False  # the layer was emptied for something that Krita does with all layers
+        self._flattened = False  # and was gone afterwards
         self._newest: bytes | None = None  # not yet begun to be written
         self._writing: Iterator[None] | None = None
         self._stale = False  # the layer changed since the composite was last refreshed
@@ -73,6 +77,7 @@ class Placement(QtCore.QObject):
         self._timer.timeout.connect(self._turn)
         watch.pen().pen_up.connect(self._wake)
         watch.pen().pen_down_changed.connect(self._pen_changed)
+        aside.aside().called.connect(self._step_aside)
         self._wake()
 
     # --- what actions call ----------------------------------------------------------------------------------------
@@ -163,6 +168,7 @@ class Placement(QtCore.QObject):
         self._newest = self._writing = self._ending = None
         watch.pen().pen_up.disconnect(self._wake)
         watch.pen().pen_down_changed.disconnect(self._pen_changed)
+        aside.aside().called.disconnect(self._step_aside)
         if self._layer is not None:
             previews.remove(self._doc, self._layer.id)
             self._layer.release()
@@ -177,9 +183,20 @@ class Placement(QtCore.QObject):
                 return 0
             self._show_over_canvas()
             return RETRY
+        if self._away and not self._come_back():
+            self._show_over_canvas()
+            return RETRY
         if not self._layer.attached:  # the painter pressed Undo: not our turn to bring it back
-            self._overlay.hide()
+            if self._flattened:
+                self._show_over_canvas()
+            else:
+                self._overlay.hide()
             return HEARTBEAT
+        if self._flattened:  # and Undo brought the layer back, with whatever it held
+            self._flattened = False
+            self._layer.follow(self._bounds)
+            self._newest = self._newest or self._picture
+        self._follow()
         if watch.pen().pen_down:
             self._show_over_canvas()
             return RETRY
@@ -199,6 +216,45 @@ class Placement(QtCore.QObject):
             return 0 if self._newest is not None else HEARTBEAT
         self._overlay.hide()
         return HEARTBEAT
+
+    def _step_aside(self) -> None:
+        """Krita is about to save, flatten or reshape: at once, because it begins when this returns."""
+        if self._goal is not _Goal.PREVIEW or self._layer is None or not host.is_open(self._doc):
+            return
+        if self._away or not self._layer.attached or watch.pen().pen_down or not host.is_active(self._doc):
+            return
+        self._away = True
+        self._writing = None
+        self._layer.empty()
+        self._doc.refreshProjection()
+        self._stale = True  # so that the picture is shown over the canvas meanwhile
+        self._wake()
+
+    def _come_back(self) -> bool:
+        """Whether it is over; then the picture returns into the layer, if that is still there."""
+        assert self._layer is not None
+        if aside.aside().is_wanted or not watch.may_touch(self._doc):
+            return False
+        self._away = False
+        self._flattened = not self._layer.attached
+        if self._newest is None and self._picture:
+            self._newest = self._picture
+        self._not_before = 0.0
+        return True
+
+    def _follow(self) -> None:
+        """Cropping or enlarging the canvas moves all layers, and with them the place of the picture."""
+        assert self._layer is not None
+        x, y = self._layer.moved
+        bounds = Bounds(self._origin.x + x, self._origin.y + y, self._origin.width, self._origin.height)
+        if bounds == self._bounds:
+            return
+        self._bounds = bounds
+        self._layer.follow(bounds)
+        if self._newest is None and self._picture:
+            self._newest = self._picture
+        self._writing = None
+        self.moved.emit(bounds)
 
     def _begin_write(self) -> None:
         assert self._layer is not None and self._newest is not None
@@ -263,7 +319,7 @@ class Placement(QtCore.QObject):
 
     def _busy(self) -> bool:
         """Whether the document must be left alone a little longer."""
-        if watch.pen().pen_down:
+        if watch.pen().pen_down or (self._away and aside.aside().is_wanted):
             self._since = None
             return True
         if host.is_idle(self._doc):
@@ -277,7 +333,9 @@ class Placement(QtCore.QObject):
         while self._busy():
             self._overlay.show_picture(self._picture, self._bounds)
             yield RETRY
-        if self._layer is None or not self._layer.attached:
+        if self._layer is not None and self._layer.attached:
+            self._follow()
+        else:
             if self._layer is not None:
                 previews.remove(self._doc, self._layer.id)
             self._insert()

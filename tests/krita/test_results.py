@@ -65,9 +65,7 @@ def undo_to(studio: Studio, session: Session, digest: str) -> int:
 
 @pytest.mark.parametrize("depth", ["U8", "U16"])
 def test_ways_to_apply(studio: Studio, session: Session, depth: str) -> None:
-    """Each is one undo step, into the layer two; what is outside the picture's alpha keeps its bytes.
-
-    Seen to fail when the layer goes on top for every way."""
+    """Each is one undo step, into the layer two; what is outside the picture keeps its bytes."""
     session.run("close_all()")
     session.wait("not K.documents()")
     studio.document(64, 64, "RGBA", depth)
@@ -170,9 +168,7 @@ def test_the_history_finds_shows_and_applies(studio: Studio, session: Session) -
 
 
 def test_many_results_stay_small(studio: Studio, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    """65 pictures of 1024 x 1024 are 260 MiB; the strip scrolls through all of them.
-
-    Seen to fail when the shelf keeps everything in memory."""
+    """65 pictures of 1024 x 1024 are 260 MiB."""
     session.run("close_all()")
     session.wait("not K.documents()")
     studio.document(1024, 1024)
