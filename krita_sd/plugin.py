@@ -10,7 +10,7 @@ from typing import Any
 from krita import DockWidget, DockWidgetFactory, DockWidgetFactoryBase, Extension
 
 from krita_sd.actions import Actions
-from krita_sd.canvas import host, watch
+from krita_sd.canvas import aside, host, watch
 from krita_sd.canvas.guard import Guard
 from krita_sd.dock.live_picture import LivePicture
 from krita_sd.dock.panel import Panel
@@ -77,6 +77,7 @@ def _watch_documents() -> None:
     try:
         if _guard is None:
             _guard = Guard()
+            aside.aside()
             watch.pen()  # finding the canvases takes a moment, better now than at the first press of the button
     except Exception:  # Krita would show a modal dialog; without the guard everything else still works
         log.exception("guard")
