@@ -19,10 +19,10 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -50,6 +50,11 @@ class Recipe:
     suite: str
     packages: tuple[str, ...]
     over: str = ""
+
+    @property
+    def suites(self) -> list[str]:
+        """All that packages come from."""
+        return [self.suite, *([self.over] if self.over else [])]
 
 
 RECIPES = {
@@ -96,11 +101,8 @@ def made(key: str, cache: Path) -> Made | None:
         return None
 
 
-def make(key: str, cache: Path, say: Callable[[str], None], stale: bool = False) -> Made:
-    """Make the folder of recipe `key` in `cache`, or take the one that is there. Raises MakeError.
-
-    stale: also take an index that is older than it says it may be; signatures are checked all the same.
-    """
+def make(key: str, cache: Path, say: Callable[[str], None]) -> Made:
+    """Make the folder of recipe `key` in `cache`, or take the one that is there. Raises MakeError."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f".{key}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -114,12 +116,15 @@ def make(key: str, cache: Path, say: Callable[[str], None], stale: bool = False)
         part, final = cache / f"{key}.part", cache / key
         for left in (part, final):
             shutil.rmtree(left, ignore_errors=True)
-        say(f"making Krita {key} from Debian {recipe.over or recipe.suite} (about two minutes, 1.3 GB)")
+        stale = [suite for suite in recipe.suites if is_past(index_of(mirror, suite), time.time())]
+        for suite in stale:
+            say(f"the mirror's index of {suite} is older than it should be; it is taken, as its signature is right")
+        say(f"making Krita {key} from Debian {recipe.suites[-1]} (two minutes and more, 1.3 GB)")
         log = cache / f"{key}.log"
         with log.open("w") as out:
             _bootstrap(recipe, part, mirror, out)
             _say_step(say, key, "base", started)
-            _configure(recipe, part, mirror, stale or _machine_takes_stale())
+            _configure(recipe, part, mirror, stale)
             _install(recipe, part, out)
         version = _version(part)
         seconds, size = time.monotonic() - started, _megabytes(part)
@@ -136,17 +141,27 @@ def find_mirror(suite: str) -> str:
     candidates = [named] if named else apt_mirrors(Path("/etc/apt"))
     reasons = []
     for mirror in candidates:
-        address = f"{mirror.rstrip('/')}/dists/{suite}/InRelease"
         try:
-            with urllib.request.urlopen(address, timeout=30) as answer:
-                if b"Origin: Debian" in answer.read(2000):
-                    return mirror.rstrip("/")
+            if "Origin: Debian" in index_of(mirror, suite):
+                return mirror.rstrip("/")
         except (OSError, ValueError) as error:
             reasons.append(str(getattr(error, "reason", error)))
     because = f" ({reasons[-1]})" if reasons else ""
     raise MakeError(
         f"No Debian mirror with {suite} could be reached{because}; check the network, or name one in $MIRROR."
     )
+
+
+def index_of(mirror: str, suite: str) -> str:
+    """The beginning of a suite's index: who made it, when, and until when it should be used. Raises OSError."""
+    with urllib.request.urlopen(f"{mirror.rstrip('/')}/dists/{suite}/InRelease", timeout=30) as answer:
+        return str(answer.read(2000).decode("utf-8", "replace"))
+
+
+def is_past(index: str, now: float) -> bool:
+    """Whether apt would refuse that index for its age at `now` (seconds since 1970)."""
+    match = re.search(r"^Valid-Until: (.+)$", index, re.MULTILINE)
+    return match is not None and parsedate_to_datetime(match[1].replace("UTC", "+0000")).timestamp() < now
 
 
 def apt_mirrors(etc: Path) -> list[str]:
@@ -178,11 +193,10 @@ def _bootstrap(recipe: Recipe, part: Path, mirror: str, out: object) -> None:
     _do([*command, str(part), mirror], out, f"debootstrap of {recipe.suite}")
 
 
-def _configure(recipe: Recipe, part: Path, mirror: str, stale: bool) -> None:
+def _configure(recipe: Recipe, part: Path, mirror: str, stale: list[str]) -> None:
     """Sources, no services, no documentation, and the machine's own way to the network."""
-    option = " [check-valid-until=no]" if stale else ""
-    suites = [recipe.suite, *([recipe.over] if recipe.over else [])]
-    lines = "".join(f"deb{option} {mirror} {suite} main\n" for suite in suites)
+    options = dict.fromkeys(stale, " [check-valid-until=no]")
+    lines = "".join(f"deb{options.get(suite, '')} {mirror} {suite} main\n" for suite in recipe.suites)
     (part / "etc/apt/sources.list").write_text(lines)
     for leftover in (part / "etc/apt/sources.list.d").glob("*"):
         leftover.unlink()
@@ -229,11 +243,6 @@ def _apt_settings() -> list[str]:
     return subprocess.run(["apt-config", "dump"], capture_output=True, text=True).stdout.splitlines()
 
 
-def _machine_takes_stale() -> bool:
-    """Whether this machine's own apt is told not to ask how old an index is, as with a mirror that stands still."""
-    return any(re.match(r'Acquire::Check-Valid-Until "(false|no|0)"', line, re.I) for line in _apt_settings())
-
-
 def _version(root: Path) -> str:
     command = ["chroot", str(root), "dpkg-query", "--show", "--showformat=${source:Upstream-Version}", "krita"]
     match = re.match(r"[\d.]+\d", subprocess.run(command, capture_output=True, text=True).stdout)
@@ -256,12 +265,11 @@ def main() -> int:
     parser.add_argument("version", help=f"newest, all, or a version: {', '.join(RECIPES)} and what begins so")
     parser.add_argument("--folder", type=Path, help="where the folders are kept (default: the user's cache)")
     parser.add_argument("--json", action="store_true", help="say each finished folder as one JSON object")
-    parser.add_argument("--stale", action="store_true", help="take a package index that is past its date")
     given = parser.parse_args()
     try:
         for key in RECIPES if given.version == "all" else [recipe_of(given.version)]:
             folder = (given.folder or cache_folder()).absolute()
-            result = make(key, folder, lambda text: print(text, flush=True), given.stale)
+            result = make(key, folder, lambda text: print(text, flush=True))
             if given.json:
                 print(json.dumps(asdict(result)), flush=True)
     except (MakeError, OSError) as error:

@@ -305,6 +305,14 @@ def test_the_mirror_is_the_machines_own(name: str, text: str, tmp_path: Path) ->
     ]
 
 
+def test_an_index_past_its_date_is_noticed() -> None:
+    is_past = runpy.run_path(str(ROOT / "tests" / "krita" / "make_krita.py"))["is_past"]
+    index = "Origin: Debian\nDate: Fri, 30 Oct 2026 08:08:01 UTC\nValid-Until: Fri, 06 Nov 2026 08:08:01 UTC\n"
+    until = 1793952481
+    assert not is_past(index, until - 1) and is_past(index, until + 1)
+    assert not is_past("Origin: Debian\n", until + 1)
+
+
 @pytest.fixture
 def nowhere() -> str:
     """The address of a mirror that cannot be reached."""
