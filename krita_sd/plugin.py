@@ -37,6 +37,17 @@ ACTIONS = {
     "krita_sd_action_restore_layer": ("Krita SD: Take over the recipe of the active layer", "restore_layer"),
     "krita_sd_action_cancel_waiting": ("Krita SD: Cancel waiting jobs", "cancel_waiting"),
     "krita_sd_action_prompt": ("Krita SD: Edit prompt", "focus_prompt"),
+    "krita_sd_action_leave_out": ("Krita SD: Leave the active layer out of the input", "leave_out"),
+    "krita_sd_action_unmark": ("Krita SD: Unmark the active control layer", "unmark"),
+    "krita_sd_action_workspace": ("Krita SD: Next workspace", "next_workspace"),
+    "krita_sd_action_history": ("Krita SD: Show history", "show_history"),
+    "krita_sd_action_queue": ("Krita SD: Show queue", "show_queue"),
+    "krita_sd_action_models": ("Krita SD: Show models", "show_models"),
+    "krita_sd_action_server": ("Krita SD: Show server", "show_server"),
+    "krita_sd_action_prompts": ("Krita SD: Show used prompts", "show_prompts"),
+    "krita_sd_action_rescan": ("Krita SD: Look for models again", "rescan"),
+    "krita_sd_action_free_memory": ("Krita SD: Free the server's memory", "free_memory"),
+    "krita_sd_action_report": ("Krita SD: Copy a report without secrets", "copy_report"),
     "krita_sd_action_live": ("Krita SD: Live on or off", "toggle_live"),
     "krita_sd_action_live_apply": ("Krita SD: Apply Live picture", "apply_live"),
     "krita_sd_action_live_record": ("Krita SD: Record Live pictures", "record_live"),
@@ -140,6 +151,13 @@ class Docker(DockWidget):
         """The painter's pointer or keyboard is in this docker."""
         focus = QtWidgets.QApplication.focusWidget()
         return bool(self.isVisible() and (self.underMouse() or (focus is not None and self.isAncestorOf(focus))))
+
+    def show_page(self, name: str) -> None:
+        """Show the docker with that page, or go back to the workspace when it shows already."""
+        self.show()
+        self.raise_()
+        self._panel.show_page(name)
+        self._panel.setFocus()
 
     def focus_prompt(self) -> None:
         """Show the docker and put the keyboard into the prompt."""

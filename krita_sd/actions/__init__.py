@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,27 @@ class Actions(Core):
         self.restore_result, self.restore_layer = self.recipes.restore_result, self.recipes.restore_layer
         self.restore_file, self.cancel_waiting = self.recipes.restore_file, self.queue.cancel_waiting
         self.next_result, self.previous_result = self.results.next_result, self.results.previous_result
-        self.rescan = self.server.rescan
+        self.rescan, self.free_memory = self.server.rescan, self.serving.free_memory
+        self.copy_report = self.serving.copy_diagnostics
+        self.leave_out, self.unmark = self.controlling.leave_out_active, self.controlling.unmark_active
+        for page in ("history", "queue", "models", "server", "prompts"):
+            setattr(self, f"show_{page}", functools.partial(self.show_page, page))
         self._refresh()
 
     def input_result(self) -> str | None:
         """Key of the result that the next picture starts from; None for the canvas."""
         return self.again.input if self.again.input in self.table.results else None
+
+    @guarded
+    def show_page(self, name: str) -> None:
+        """Show a page of the first docker, or go back from it."""
+        for docker in self.dockers():
+            docker.show_page(name)
+            return
+
+    def next_workspace(self) -> None:
+        """Generate, Live and back."""
+        self.change(workspace="generate" if self.settings.workspace == "live" else "live")
 
     @guarded
     def focus_prompt(self) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from krita_sd import job_events as ev
-from krita_sd import pictures, plan, view
+from krita_sd import pictures, plan
 from krita_sd.actions.core import Core
 from krita_sd.actions.generating import PREVIEW_PIXELS, Generating
 from krita_sd.actions.part import Part
 from krita_sd.actions.results import Results
-from krita_sd.canvas import capture, host
+from krita_sd.canvas import capture, host, nodes
 from krita_sd.geometry import Bounds, Extent
 from krita_sd.guarded import guarded
 from krita_sd.job_events import Phase
@@ -129,9 +129,7 @@ class Again(Part):
 
     def recipe_for(self, extent: Extent) -> Recipe:
         """What the docker is set to, for a picture of that size."""
-        core = self.core
-        entry = view.model_entry(core.models, core.settings.model)
-        return plan.make(core.settings, entry, extent, None, core.settings.seed).recipe
+        return self.core.plan(extent, None, self.core.settings.seed).recipe
 
     # Vary ------------------------------------------------------------------------------------------------------------
 
@@ -211,7 +209,8 @@ class Again(Part):
         done: Callable[[bytes, bytes | None], None],
         jobs: list[str] | None = None,
     ) -> None:
-        reader = capture.Capture(doc, bounds, self.core.settings.source, mask)
+        without = nodes.uuids(self.core.not_read(host.document_id(doc)))
+        reader = capture.Capture(doc, bounds, self.core.settings.source, mask, without)
         self._readers[job] = reader
 
         def read(picture: bytes, selection: bytes | None) -> None:

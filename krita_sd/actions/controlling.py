@@ -38,6 +38,7 @@ class Controlling(Part):
         self._made: dict[str, str] = {}
         self._readers: dict[str, capture.Capture] = {}
         self._seen: tuple[dict[str, str], set[str]] = ({}, set())
+        core.not_read = self.not_read
         results.stage.layer_made.connect(self._layer_made)
 
     # What is drawn ---------------------------------------------------------------------------------------------------
@@ -108,6 +109,11 @@ class Controlling(Part):
     def unmark(self, layer: str) -> None:
         """The layer is an ordinary one again."""
         self._change(self._documents.marks.without(layer))
+
+    @guarded
+    def unmark_active(self) -> None:
+        """The same for the active layer."""
+        self.unmark(nodes.id_of(_active()[1]))
 
     @guarded
     def show_layer(self, layer: str, on: bool) -> None:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from krita_sd import job_events as ev
+from krita_sd import plan, view
 from krita_sd import settings as store
-from krita_sd import view
 from krita_sd.actions.part import Part
 from krita_sd.canvas import capture, host
 from krita_sd.data_folder import claim, data_folder
+from krita_sd.geometry import Bounds, Extent
 from krita_sd.guarded import guarded
 from krita_sd.jobs import JobTable
 from krita_sd.link import Link, LinkState
+from krita_sd.plan import Plan
 from krita_sd.qt import QtCore, Signal
 from krita_sd.styles import Style, StyleBook
 
@@ -48,6 +50,7 @@ class Core(QtCore.QObject):
         self.view = view.View()
         self.styles = StyleBook(self.folder / "styles")
         self.scene: capture.Scene | None = None
+        self.not_read: Callable[[str], list[str]] = lambda document: []  # layers that are no part of its input
         self.wrap = ""
         self.is_transparent = False
         self.parts: list[Part] = []
@@ -88,6 +91,12 @@ class Core(QtCore.QObject):
             self.link.reconnect()
         self.save_soon()
         self.redraw()
+
+    def plan(self, extent: Extent, selection: Bounds | None, seed: int, settings: store.Settings | None = None) -> Plan:
+        """What a job is asked for: settings, style, LoRAs and wrap-around mode. Raises WireError with a sentence."""
+        chosen = settings or self.settings
+        entry = view.model_entry(self.models, chosen.model)
+        return plan.make(chosen, entry, extent, selection, seed, style=self.style, models=self.models, wrap=self.wrap)
 
     def settings_of_document(self, kept: Any) -> None:
         """Set what a document has kept; nothing of it is trusted."""

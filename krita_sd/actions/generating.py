@@ -59,17 +59,7 @@ class Generating(Part):
             raise WireError(Code.BAD_REQUEST, "The selection lies outside the canvas.", "Select something on it.")
         if not core.settings.seed_fixed:
             core.change(seed=plan.draw_seed())
-        entry = view.model_entry(core.models, core.settings.model)
-        made = plan.make(
-            core.settings,
-            entry,
-            scene.extent,
-            scene.selection,
-            core.settings.seed,
-            style=core.style,
-            models=core.models,
-            wrap=core.wrap,
-        )
+        made = core.plan(scene.extent, scene.selection, core.settings.seed)
         controls = self._controlling.active_in(scene.doc_id)
         job = uuid.uuid4().hex
         self._stage.remember(scene.doc_id, doc)

@@ -51,7 +51,16 @@ class Around:
         settings = self._core.settings
         try:
             entry = view.model_entry(self._core.models, settings.model)
-            self.plan = region.make(settings, settings.live, entry, scene.extent, scene.selection, self._window)
+            self.plan = region.make(
+                settings,
+                settings.live,
+                entry,
+                scene.extent,
+                scene.selection,
+                self._window,
+                self._core.style,
+                self._core.models,
+            )
         except WireError as error:
             self.plan, obstacle = None, str(error)
         return Seen(scene.doc_id, self.plan, obstacle)

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from krita_sd import diagnostics, plan, view
+from krita_sd import diagnostics
 from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
 from krita_sd.canvas import host
@@ -44,14 +44,13 @@ class Serving(Part):
         core, scene = self.core, self.core.scene
         if scene is None:
             return None
-        entry = view.model_entry(core.models, core.settings.model)
         try:
-            made = plan.make(
-                core.settings, entry, scene.extent, scene.selection, 0, style=core.style, models=core.models
-            )
+            made = core.plan(scene.extent, scene.selection, 0)
         except WireError:
             return None
-        return made.recipe.replace(prompt="", negative="")
+        # A mask weighs nothing, and there is none yet.
+        kind = "img2img" if made.kind == "inpaint" else made.kind
+        return made.recipe.replace(kind=kind, prompt="", negative="")
 
     def _notice(self) -> None:
         if self._supported and self.core.table.connected and not self._timer.isActive():

@@ -40,6 +40,25 @@ def _name(button: Any, name: str, accessible: str, tip: str) -> None:
     button.setToolTip(tip)
 
 
+def set_tip(button: Any, tip: str, action: str) -> None:
+    """A tooltip that ends with the shortcut that the painter has given to Krita's `action`, if any."""
+    keys = shortcut(action)
+    text = f"{tip} ({keys})" if keys else tip
+    if button.toolTip() != text:
+        button.setToolTip(text)
+
+
+def shortcut(action: str) -> str:
+    """The shortcut of one of our actions as Krita shows it; "" without one, and outside Krita."""
+    try:
+        found = importlib.import_module("krita").Krita.instance().action(f"krita_sd_action_{action}")
+    except (ImportError, AttributeError):
+        return ""
+    if found is None:
+        return ""
+    return str(found.shortcut().toString(QtGui.QKeySequence.SequenceFormat.NativeText))
+
+
 def krita_icon(name: str) -> Any | None:
     """Krita's icon of that name in the colours of the current theme; None outside Krita or when it has none."""
     try:

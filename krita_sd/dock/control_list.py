@@ -101,9 +101,7 @@ class _Row(QtWidgets.QWidget):
         self.eye = buttons.tool(f"control_show_{number}", "\u25c9", tr("Show or hide the layer"), "visible")
         self.eye.setCheckable(True)
         self.eye.clicked.connect(lambda checked: self._layer and controlling.show_layer(self._layer, checked))
-        self.drop = buttons.tool(
-            f"control_drop_{number}", "\u00d7", tr("Unmark: an ordinary layer again"), "deletelayer"
-        )
+        self.drop = buttons.tool(f"control_drop_{number}", "\u00d7", tr("Unmark: an ordinary layer again"))
         self.drop.clicked.connect(lambda _checked=False: self._layer and controlling.unmark(self._layer))
         self.name = Sentence(f"krita_sd_control_name_{number}", tr("Control layer"), wrap=False)
         self.start = self._number(f"control_start_{number}", tr("From this part of the steps"), 0, 100, "start", 100)
@@ -113,7 +111,8 @@ class _Row(QtWidgets.QWidget):
         lower = QtWidgets.QHBoxLayout()
         lower.addWidget(self.name, 1)
         lower.addWidget(self.start)
-        lower.addWidget(QtWidgets.QLabel("\u2013"))
+        self.dash = QtWidgets.QLabel("\u2013")
+        lower.addWidget(self.dash)
         lower.addWidget(self.end)
         grid.addLayout(lower, 1, 1, 1, 4)
         grid.setColumnStretch(1, 1)
@@ -148,7 +147,9 @@ class _Row(QtWidgets.QWidget):
             if abs(box.value() - value) > 1e-6 and not box.hasFocus():
                 box.setValue(value)
         self.name.say(item.problem or item.name)
-        self.name.setStyleSheet("color: #d08030;" if item.problem else "")
+        self.name.warn(bool(item.problem))
+        for widget in (self.start, self.dash, self.end):
+            widget.setVisible(not item.problem)  # the sentence needs the room
         self.eye.setChecked(item.visible)
         self._layer = control.layer
         self.show()

@@ -111,6 +111,7 @@ class GeneratePage(QtWidgets.QWidget):
                 widget.blockSignals(False)
         self.steps_label.say(view.steps_text)
         self.memory.say(view.memory)
+        self.memory.warn(view.memory_warns)
         self.memory.setVisible(bool(view.memory) and view.memory_warns)
         self.gear.setChecked(settings.options_open)
         self.options.setVisible(settings.options_open)
@@ -118,13 +119,19 @@ class GeneratePage(QtWidgets.QWidget):
         self._render_job(view)
         self.results.show_view(view, settings)
 
+    def showEvent(self, event: Any) -> None:  # noqa: N802
+        super().showEvent(event)
+        # Shortcuts may have been changed since.
+        buttons.set_tip(self.cancel, tr("Stop without a trace (Esc)"), "cancel")
+        buttons.set_tip(self.keep, tr("Stop here and keep what you see"), "keep")
+
     def _render_job(self, view: View) -> None:
         text = tr(view.button)
         if self.generate.text() != text:
             self.generate.setText(text)
             self.generate.setAccessibleName(text)
         self.generate.setEnabled(view.can_generate)
-        self.generate.setToolTip(view.button_tip or tr("Shift+Enter in the prompt"))
+        buttons.set_tip(self.generate, view.button_tip or tr("Shift+Enter in the prompt"), "generate")
         self.cancel.setEnabled(view.can_cancel)
         self.keep.setEnabled(view.can_keep)
         busy = view.progress is None or view.progress >= 0

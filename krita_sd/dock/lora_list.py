@@ -92,7 +92,7 @@ class _Row(QtWidgets.QWidget):
         self.weight.setSingleStep(0.05)
         self.weight.setKeyboardTracking(False)
         self.weight.valueChanged.connect(lambda value: self._item and styling.weigh_lora(self._item.id, value))
-        self.drop = buttons.tool(f"lora_drop_{number}", "\u00d7", tr("Take this LoRA away"), "deletelayer")
+        self.drop = buttons.tool(f"lora_drop_{number}", "\u00d7", tr("Take this LoRA away"))
         self.drop.clicked.connect(lambda _checked=False: self._item and styling.drop_lora(self._item.id))
         line.addWidget(self.name, 1)
         line.addWidget(self.weight)
@@ -101,7 +101,7 @@ class _Row(QtWidgets.QWidget):
     def show_item(self, item: LoraItem) -> None:
         self._item = None  # nothing is sent while drawing
         self.name.say(item.text)
-        self.name.setEnabled(not item.problem)
+        self.name.warn(bool(item.problem))
         if item.problem:
             self.name.setToolTip(escaped(item.problem))
         if abs(self.weight.value() - item.weight) > 1e-6:

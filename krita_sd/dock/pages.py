@@ -41,7 +41,7 @@ WORKSPACES: tuple[Entry, ...] = (
 )
 
 PAGES: tuple[Entry, ...] = (
-    Entry("history", "History", "Everything that was made", HistoryPage, icon="view-history", text="H"),
+    Entry("history", "History", "Everything that was made", HistoryPage, text="\u25f4"),
     Entry("grid", "Compare", "Pictures with different values side by side", GridPage, icon="view-grid", text="#"),
     Entry("queue", "Queue", "What runs and what waits", QueuePage, icon="format-list-ordered", text="Q"),
     Entry("models", "Models", "Models that were found", ModelsPage, icon="folder-pictures", text="M"),

@@ -33,9 +33,9 @@ class Panel(QtWidgets.QWidget):
         column.setSpacing(4)
         self.asking = PromptSection(actions)
         self.workspaces = {entry.name: entry.make(actions) for entry in pages.WORKSPACES}
-        column.addWidget(self.asking, 2)
+        column.addWidget(self.asking, 1)
         for widget in self.workspaces.values():
-            column.addWidget(widget, 3)
+            column.addWidget(widget, 0)
         self._stack = QtWidgets.QStackedWidget()
         self._stack.addWidget(_scrolled(body))
         self.pages = {entry.name: entry.make(actions) for entry in pages.PAGES}
@@ -112,6 +112,12 @@ class Panel(QtWidgets.QWidget):
                     widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
                     widget.installEventFilter(self._wheel)
 
+    def showEvent(self, event: Any) -> None:  # noqa: N802
+        super().showEvent(event)
+        for entry in (*pages.WORKSPACES, *pages.PAGES):
+            if entry.name in self._switch:
+                buttons.set_tip(self._switch[entry.name], tr(entry.tip), entry.name)
+
     def keyPressEvent(self, event: Any) -> None:  # noqa: N802
         # Keys that no field wanted come here.
         if event.key() == Qt.Key.Key_Escape:
@@ -142,8 +148,7 @@ class Panel(QtWidgets.QWidget):
         self.status.say(view.status)
         if self.status.property("error") != view.status_is_error:
             self.status.setProperty("error", view.status_is_error)
-            # Readable on Krita's dark and light themes.
-            self.status.setStyleSheet("color: #e07060;" if view.status_is_error else "")
+            self.status.warn(view.status_is_error)
 
 
 def _scrolled(widget: Any) -> Any:

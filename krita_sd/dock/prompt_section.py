@@ -98,6 +98,6 @@ class PromptSection(QtWidgets.QWidget):
         self.negative.show_text(settings.negative)
         self.reading.say(view.reading)
         self.reading.setToolTip(escaped(view.reading_tip or view.reading))
-        self.reading.setStyleSheet("color: #d08030;" if view.reading_warns else "")
+        self.reading.warn(view.reading_warns)
         self.loras.show_view(view, settings)
         self.controls.show_view(view, settings)

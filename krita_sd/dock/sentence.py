@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from krita_sd.qt import Qt, QtWidgets
+from krita_sd.qt import Qt, QtGui, QtWidgets
 
 _LINES = 6
+_ON_DARK, _ON_LIGHT = "#e89050", "#a04000"
 
 
 class Sentence(QtWidgets.QLabel):
@@ -19,6 +20,7 @@ class Sentence(QtWidgets.QLabel):
         super().__init__()
         self.setObjectName(name)
         self.setAccessibleName(accessible)
+        self._warns = False
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setWordWrap(wrap)
@@ -27,6 +29,16 @@ class Sentence(QtWidgets.QLabel):
         else:
             policy = QtWidgets.QSizePolicy.Policy
             self.setSizePolicy(policy.Ignored, policy.Fixed)
+
+    def warn(self, on: bool) -> None:
+        """Draw it in a colour that is readable on light and dark themes. No style sheet: it would change the font."""
+        if on != self._warns:
+            self._warns = on
+            palette = self.parentWidget().palette() if self.parentWidget() is not None else self.palette()
+            if on:
+                dark = palette.color(palette.ColorRole.Window).lightness() < 128
+                palette.setColor(palette.ColorRole.WindowText, QtGui.QColor(_ON_DARK if dark else _ON_LIGHT))
+            self.setPalette(palette)
 
     def say(self, text: str) -> None:
         """Show `text`."""

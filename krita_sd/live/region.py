@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from krita_sd import plan
 from krita_sd.geometry import Bounds, Extent, NativeRange
 from krita_sd.live.settings import LiveSettings
 from krita_sd.settings import Settings
+from krita_sd.styles import NO_STYLE, Style
 from krita_sd.wire.live import TILE
 from krita_sd.wire.values import UNSET
 
@@ -73,10 +74,15 @@ def make(
     extent: Extent,
     selection: Bounds | None,
     window: Bounds | None,
+    style: Style = NO_STYLE,
+    models: Sequence[Mapping[str, Any]] = (),
 ) -> plan.Plan:
-    """The plan of Live. `window`: the rectangle around recent strokes (None: not known yet); used when nothing is
+    """The plan of Live; `style` and `models` as in `plan.make`, but steps, sampler and guidance are Live's own.
+
+    `window`: the rectangle around recent strokes (None: not known yet); used when nothing is
     selected and the painter, or the size of the canvas, wants it. Raises WireError with a sentence."""
-    made = plan.make(live_settings(settings, live), model, extent, selection, live.seed)
+    style = style.replace(steps=None, sampler=None, guidance=None)
+    made = plan.make(live_settings(settings, live), model, extent, selection, live.seed, style=style, models=models)
     recipe = made.recipe
     bounds = made.bounds
     native = plan.native_range(model)
