@@ -55,6 +55,7 @@ class Live(Part, QtCore.QObject):
         self._around = Around(core)
         self._doc: Any = None
         self._mask: Picture | None = None
+        self._masked: Bounds | None = None  # of the selection that the mask is of
         self._show: live_show.LiveShow | None = None
         self._fresh = Fresh()
         self._ready: LiveReady | None = None
@@ -96,6 +97,7 @@ class Live(Part, QtCore.QObject):
             self.say("")
             self._around.begin(self._doc)
             self._poll.start()
+        self._feed(m.Surroundings(None))  # what was seen of another document counts no more
         self._feed(m.Switched(on))
         if on:
             self.look()
@@ -153,9 +155,12 @@ class Live(Part, QtCore.QObject):
             return
         self._around.docker_visible = self.docker_visible
         seen = self._around.look(self._doc)
+        aim = m.Aim(seen.document, seen.plan.bounds) if seen.plan is not None else None
+        if self._machine.live and aim != self._machine.aim:
+            # First, so that no session is asked for a picture of another extent than its canvas.
+            self._feed(m.Surroundings(None, seen.obstacle))
         if seen.plan is not None:
             self._wish(seen.plan)
-        aim = m.Aim(seen.document, seen.plan.bounds) if seen.plan is not None else None
         self._feed(m.Surroundings(aim, seen.obstacle))
         self._redraw()
 
@@ -259,7 +264,7 @@ class Live(Part, QtCore.QObject):
         if self._reader is not None:
             self._reader.cancel()
             self._reader = None
-        self._mask = self._ready = self.frame = None
+        self._mask = self._masked = self._ready = self.frame = None
         self.timeline.clear()
         if self._show is not None:
             self._show.close()
@@ -269,12 +274,13 @@ class Live(Part, QtCore.QObject):
 
     def _wish(self, made: plan.Plan) -> None:
         """Tell the machine what is wanted now. A selection's pixels come with the next reading, where they are new."""
-        here = self._machine.aim
-        mask = self._mask if made.kind == "inpaint" else None
-        if mask is None and made.kind == "inpaint" and here is not None and here.bounds == made.bounds:
+        masked = made.kind == "inpaint"
+        if masked and self._machine.live and self._masked != self._around.selection:
             if self._reader is None:
                 self._lookout.look_again()
-            return
+            if self._mask is None:
+                return
+        mask = self._mask if masked else None
         self._feed(m.Wished(Wish(made.recipe, mask)))
 
     def _settled(self) -> None:
@@ -293,6 +299,7 @@ class Live(Part, QtCore.QObject):
         source = self.core.settings.source
         self._reader = capture.Capture(self._doc, aim.bounds, source, masked)
         self._lookout.waiting = True
+        self._masked = self._around.selection if masked else None
         live, began = self._machine.live, time.monotonic()
         self._reader.start(
             functools.partial(self._was_read, live, began, masked), lambda text: self._unread(live, text)

@@ -44,6 +44,11 @@ class Around:
         """Live is turned on for that document."""
         self._window, self.plan, self._scene = None, None, None
 
+    @property
+    def selection(self) -> Bounds | None:
+        """Of the selection at the last look."""
+        return self._scene.selection if self._scene is not None else None
+
     def look(self, doc: Any) -> Seen:
         """Look at an open document."""
         scene = self._scene = capture.describe(doc)

@@ -35,6 +35,8 @@ class LivePanel(QtWidgets.QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         column.addLayout(self._first_row(actions))
+        self.status = Sentence("krita_sd_live_status", tr("Live status"), wrap=False)
+        column.addWidget(self.status)
         self._form = QtWidgets.QFormLayout()
         self._form.setVerticalSpacing(3)
         column.addLayout(self._form)
@@ -44,9 +46,7 @@ class LivePanel(QtWidgets.QWidget):
         self._build_place()
         self._build_switches()
         column.addLayout(self._keeping_row(actions))
-        self.status = Sentence("krita_sd_live_status", tr("Live status"), wrap=False)
         self.recorded = Sentence("krita_sd_live_recorded", tr("Recording"), wrap=False)
-        column.addWidget(self.status)
         column.addWidget(self.recorded)
         column.addStretch(1)
 

@@ -84,10 +84,19 @@ class Suspect:
 
 @dataclass
 class _Open:
+    """asked: a request is due as soon as everything for it is there."""
+
     mirror: Mirror
     wish: Wish
     request: Recipe | None = None
     pictures: dict[str, Picture] = field(default_factory=dict)
+    asked: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether all pixels were read, and a selection's with them."""
+        masked = self.wish.recipe.kind == "inpaint"
+        return self.mirror.complete and (self.wish.mask is not None or not masked)
 
 
 class Feed:
@@ -123,7 +132,8 @@ class Feed:
         left = here.mirror.suspects(look.rows) if suspects and look.patches else suspects
         if left:
             self._emit(Suspect(look.live, here.mirror.box_of(left)))
-        if here.mirror.complete and (look.always or here.mirror.dirty):
+        here.asked |= look.always
+        if here.ready and (here.asked or here.mirror.dirty):
             self._send(here, look.generation)
         else:
             self._emit(Unchanged(look.live, look.generation))
@@ -137,12 +147,14 @@ class Feed:
             here.wish, here.request = wish, None
         if whole:
             here.mirror.mark_all()
-        if here.mirror.complete:
+        if here.ready:
             self._send(here, generation)
         else:
+            here.asked = True
             self._emit(Unchanged(live, generation))
 
     def _send(self, here: _Open, generation: int) -> None:
+        here.asked = False
         if here.request is None:
             here.request, here.pictures = _named(here.wish)
         changed = here.mirror.box_of(here.mirror.dirty)

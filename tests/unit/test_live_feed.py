@@ -122,3 +122,13 @@ def test_nothing_of_a_session_that_is_over_is_sent(core: Core, feed: Feed) -> No
     feed.open("b", SIDE, SIDE, WISH)
     feed.open("c", SIDE, SIDE, WISH)
     assert core.stopped == ["a", "b"], "another session ends the one before"
+
+
+def test_a_selection_without_its_pixels_is_not_asked_for(core: Core, told: list[Any]) -> None:
+    feed = Feed(core, told.append)
+    recipe = WISH.recipe.replace(kind="inpaint")
+    feed.open("a", SIDE, SIDE, Wish(recipe))
+    feed.look(Look("a", 1, ((WHOLE, BLANK),), always=True))
+    assert core.asked == [] and told == [Unchanged("a", 1)]
+    feed.ask("a", 2, Wish(recipe, Picture("grey8", SIDE, SIDE, bytes(SIDE * SIDE))))
+    assert [(request.generation, len(tiles)) for request, _, tiles in core.asked] == [(2, 16)]
