@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.krita.session import OUTPUT, Session
+from tests.krita.session import CANVAS, OUTPUT, Session
 from tests.krita.studio import Studio
 
 SERVER = True
@@ -59,13 +59,13 @@ def test_longest_block_during_generate(session: Session, side: int, capsys: pyte
         "generate": job,
         "apply": {**session.eval("result"), "seconds": round(time.monotonic() - apply_at, 2)},
     }
-    path = OUTPUT / "gui_blocks.json"
+    path = OUTPUT / f"gui_blocks-{session.room.version}-{CANVAS}.json"
     OUTPUT.mkdir(parents=True, exist_ok=True)
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**known, str(side): report}, indent=1))
     with capsys.disabled():
         print(
-            f"\nGUI thread at {side}x{side}, longest block: {job['max']} ms, Apply {report['apply']['max']} ms"
+            f"\nGUI thread of Krita {session.room.version} at {side}x{side}, {CANVAS} canvas, longest block: {job['max']} ms, Apply {report['apply']['max']} ms"
             f" (without a job {idle['max']} ms)"
         )
     assert studio.undo_steps() == ["Add Layer"] and studio.digest() != blank
