@@ -65,7 +65,7 @@ def test_longest_block_during_generate(session: Session, side: int, capsys: pyte
     path.write_text(json.dumps({**known, str(side): report}, indent=1))
     with capsys.disabled():
         print(
-            f"\nGUI thread of Krita {session.room.version}, {CANVAS} canvas, {side}x{side}, longest block: {job['max']} ms,"
-            f" Apply {report['apply']['max']} ms (without a job {idle['max']} ms)"
+            f"\nGUI thread of Krita {session.room.version}, {CANVAS} canvas, {side}x{side}:"
+            f" longest block {job['max']} ms, Apply {report['apply']['max']} ms (without a job {idle['max']} ms)"
         )
     assert studio.undo_steps() == ["Add Layer"] and studio.digest() != blank
