@@ -21,6 +21,7 @@ from krita_sd.geometry import (
 )
 from krita_sd.settings import FOLLOW, Settings
 from krita_sd.styles import NO_STYLE, Style, merged_loras, resolve
+from krita_sd.text import tr
 from krita_sd.wire.errors import WireError, bad_request
 from krita_sd.wire.limits import MAX_PICTURE, MAX_PROMPT, MAX_SEED, MAX_SIDE
 from krita_sd.wire.recipe import Lora, Recipe, steps_plan
@@ -108,7 +109,9 @@ def size_note(settings: Settings, model: Mapping[str, Any], extent: Extent, sele
     if made.scale >= 1.0:
         return ""
     width, height = (max(1, round(side)) for side in made.content)
-    return f"Painted at {width} x {height}, then {'refined at full size' if made.second else 'enlarged'}."
+    if made.second:
+        return tr("Painted at {width} x {height}, then refined at full size.", width=width, height=height)
+    return tr("Painted at {width} x {height}, then enlarged.", width=width, height=height)
 
 
 def draw_seed() -> int:

@@ -88,13 +88,13 @@ def progress_of(job: Job) -> tuple[float | None, str]:
     """(share done or None, text) for the progress bar: executed steps over all images of the job."""
     text = tr(_PHASES.get(job.phase, ""))
     if job.phase is Phase.SAMPLING:
-        text = f"step {job.step} of {job.total}" if job.total else "sampling"
+        text = tr("step {step} of {total}", step=job.step, total=job.total) if job.total else tr("sampling")
     if job.phase is Phase.LOADING and job.step and job.total:
         text = f"{text} {100 * job.step // job.total} %"
     if job.count > 1:
         text = f"{job.index + 1}/{job.count}: {text}"
     if job.keeping:
-        text = f"stopping: {text}"
+        text = tr("stopping: {phase}", phase=text)
     if job.phase in (Phase.SAMPLING, Phase.DECODING) and job.total:
         done = 1.0 if job.phase is Phase.DECODING else min(job.step / job.total, 1.0)
         return min((job.index + done) / job.count, 1.0), text
@@ -134,9 +134,9 @@ def make(
     if job is not None:
         progress, text = progress_of(job)
         if not table.connected and job.phase is not Phase.CAPTURING:
-            text = f"waiting for the server ({text})"
+            text = tr("waiting for the server ({phase})", phase=text)
         if len(table.active) > 1:
-            text = f"{text}, {len(table.active) - 1} waiting"
+            text = tr("{phase}, {count} waiting", phase=text, count=len(table.active) - 1)
     entry = model_entry(models, settings.model)
     run, total = plan.steps_text(settings, entry, style)
     size = plan.size_note(settings, entry, extent, selection) if extent is not None and entry else ""
@@ -154,7 +154,7 @@ def make(
         status=status,
         status_is_error=status_is_error,
         note=f"{_note(settings, entry, style)} {size}".strip(),
-        steps_text=f"runs {run} of {total} steps" if run < total else f"runs {run} steps",
+        steps_text=tr("runs {run} of {total} steps" if run < total else "runs {run} steps", run=run, total=total),
         models=_choices(models, settings.model),
         model=settings.model,
         default_steps=int(_default(style, entry, "steps", 20)),
@@ -189,7 +189,7 @@ def _note(settings: Settings, entry: Mapping[str, Any], style: Style) -> str:
 
 def _choices(models: Sequence[Mapping[str, Any]], chosen: str) -> tuple[ModelChoice, ...]:
     default = str(model_entry(models, "").get("name", ""))
-    choices = [ModelChoice("", f"Default ({default})" if default else "Default")]
+    choices = [ModelChoice("", tr("Default ({name})", name=default) if default else tr("Default"))]
     for entry in models:
         if entry.get("kind", "checkpoint") != "checkpoint":
             continue
@@ -199,7 +199,11 @@ def _choices(models: Sequence[Mapping[str, Any]], chosen: str) -> tuple[ModelCho
         choices.append(ModelChoice(str(entry.get("id", "")), f"{name} ({family})" if family else name, problem))
     if chosen and all(choice.id != chosen for choice in choices):
         choices.append(
-            ModelChoice(chosen, f"{chosen} (not found)", "The server does not have this model." if models else "")
+            ModelChoice(
+                chosen,
+                tr("{name} (not found)", name=chosen),
+                tr("The server does not have this model.") if models else "",
+            )
         )
     return tuple(choices)
 

@@ -95,8 +95,8 @@ class Controlling(Part):
         id = nodes.id_of(node)
         self._change(self._documents.marks.toggled(id))
         out = id in self._documents.marks.left_out
-        text = "is left out of the input." if out else "is part of the input again."
-        self.say(f"The layer {node.name()} {text}")
+        text = "The layer {name} is left out of the input." if out else "The layer {name} is part of the input again."
+        self.say(tr(text, name=node.name()))
         if out and self.core.settings.source == "visible":
             self.core.change(source="unmarked layers")
 
@@ -209,7 +209,12 @@ class Controlling(Part):
         self._documents.mark(self._documents.marks_of(document).with_control(control), document)
         # A map over the painting would hide it; the eye in the list shows it again.
         nodes.show(doc, control.layer, False)
-        self.say(f"{TITLES[type]} steers the next pictures. Its layer is hidden; paint on it to correct it.")
+        self.say(
+            tr(
+                "{title} steers the next pictures. Its layer is hidden; paint on it to correct it.",
+                title=tr(TITLES[type]),
+            )
+        )
 
 
 def _active() -> tuple[Any, Any]:
