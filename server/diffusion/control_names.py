@@ -152,7 +152,7 @@ def adapter_names(shapes: Shapes) -> dict[str, str]:
 
 
 def _layers_between_changes(shapes: Shapes) -> int:
-    widths = []
+    widths: list[int] = []
     while (name := f"body.{len(widths)}.block1.weight") in shapes:
         widths.append(shapes[name][0])
     changes = [index for index in range(1, len(widths)) if f"body.{index}.in_conv.weight" in shapes]

@@ -91,6 +91,8 @@ class LoadedModel(ABC):
     inpainting: bool
     latent_channels: int
     previewer: Previewer
+    encoding: tuple[Any, ...] = ()
+    """What of the running job changes how pictures are encoded; part of the key under which they are kept."""
 
     @property
     @abstractmethod

@@ -13,6 +13,7 @@ import torch
 from server.diffusion.checks import in_float32, is_finite, nan_output
 from server.diffusion.features.control import Controls
 from server.diffusion.features.masks import MaskChannels, MaskedChange, cell_sums
+from server.diffusion.features.reference import References
 from server.diffusion.features.wrap import Wrapped
 from server.diffusion.model import (
     Condition,
@@ -94,8 +95,8 @@ class _Job:
         model, task = self.model, self.task
         features = model.weight_features(task)
         if task.wrap:
-            nets = [layer.model.module for layer in task.controls]
-            features.append(Wrapped([model.denoiser, model.autoencoder, model.tiny_decoder, *nets], task.wrap))
+            nets = [layer.model.module for layer in task.controls if layer.model.kind != "ip_adapter"]
+            features.append(Wrapped(model, nets, task.wrap))
         if task.pieces and max(task.width, task.height) > task.pieces:
             features.append(PiecewiseAutoencoder(model, task.pieces))
         return features
@@ -140,10 +141,9 @@ class _Job:
         else:
             latents = schedule.noised(schedule.start, original, noise)
         features = self._mask_features(schedule, original, noise, generator)
-        controls = Controls(model, schedule, task.controls) if task.controls else None
-        if controls is not None:
-            features.insert(0, controls)  # before mask channels are appended to what the model sees
-        predictor = Predictor(model, task, condition, controls, self.control)
+        guides = self._guides(schedule)
+        features[:0] = guides  # before mask channels are appended to what the model sees
+        predictor = Predictor(model, task, condition, guides, self.control)
         checked = False
 
         def predict(inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -158,6 +158,17 @@ class _Job:
             for feature in features:
                 undo.enter_context(feature)
             return denoise(schedule, latents, predict, generator, features, self.control, self._report)
+
+    def _guides(self, schedule: Schedule) -> list[Controls | References]:
+        """Control layers by what they do to the model."""
+        looked_at = [layer for layer in self.task.controls if layer.model.kind == "ip_adapter"]
+        maps = [layer for layer in self.task.controls if layer.model.kind != "ip_adapter"]
+        guides: list[Controls | References] = []
+        if maps:
+            guides.append(Controls(self.model, schedule, maps))
+        if looked_at:
+            guides.append(References(self.model, schedule, looked_at))
+        return guides
 
     def _from_noise(self) -> bool:
         """Whether sampling starts from noise alone."""

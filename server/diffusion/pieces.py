@@ -7,13 +7,14 @@ end and no seam is left to hide; the noise is that of the whole picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
 
 from server.diffusion.features.control import Controls
+from server.diffusion.features.reference import References
 from server.diffusion.model import Condition, LoadedModel
 from server.diffusion.sampling import Control, Feature
 from server.diffusion.task import Cancelled, Task
@@ -27,12 +28,17 @@ class Predictor:
     """The model's guided prediction for one job: with its control layers, and in pieces when the task says so."""
 
     def __init__(
-        self, model: LoadedModel, task: Task, condition: Condition, controls: Controls | None, control: Control
+        self,
+        model: LoadedModel,
+        task: Task,
+        condition: Condition,
+        guides: Sequence[Controls | References],
+        control: Control,
     ) -> None:
         self._model = model
         self._guidance = task.guidance
         self._condition = condition
-        self._controls = controls
+        self._guides = guides
         self._control = control
         self._pieces: tuple[tuple[Tile, torch.Tensor], ...] = ()
         if task.pieces and max(task.width, task.height) > task.pieces:
@@ -57,9 +63,9 @@ class Predictor:
         return total
 
     def _predict(self, inputs: torch.Tensor, timestep: torch.Tensor, tile: Tile | None) -> torch.Tensor:
-        added: Mapping[str, Any] | None = None
-        if self._controls is not None:
-            added = self._controls.added(timestep, self._condition, tile)
+        added: dict[str, Any] = {}
+        for guide in self._guides:
+            added |= guide.added(timestep, self._condition, tile)
         return self._model.predict(inputs, timestep, self._condition, self._guidance, added)
 
 
@@ -74,11 +80,14 @@ class PiecewiseAutoencoder(Feature):
     """
 
     def __init__(self, model: LoadedModel, side: int) -> None:
+        self._model = model
         self._module = model.autoencoder
         self._factor = model.factor
         self._cells = max(1, side // model.factor)
 
     def __enter__(self) -> PiecewiseAutoencoder:
+        self._before = self._model.encoding
+        self._model.encoding = (*self._before, "pieces", self._cells)
         encode, decode = self._module.encode, self._module.decode
         self._module.__dict__["encode"] = lambda image, return_dict=True: self._encode(encode, image)
         self._module.__dict__["decode"] = lambda latents, return_dict=True: (self._decode(decode, latents),)
@@ -89,6 +98,7 @@ class PiecewiseAutoencoder(Feature):
     ) -> None:
         for name in ("encode", "decode"):
             self._module.__dict__.pop(name, None)
+        self._model.encoding = self._before
 
     def _tiles(self, width: int, height: int) -> tuple[Tile, ...]:
         return tiles(width, height, self._cells, int(self._cells * OVERLAP))

@@ -29,8 +29,9 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class ControlLayer:
-    """A control layer of a task. model: a loaded `ControlModel`. image: uint8 (height, width, 3) RGB of the render
-    size. weight 0..2, acting in the share start..end of the steps that run, 0..1. type: as in the recipe."""
+    """A control layer of a task. model: a loaded `ControlModel` or `ReferenceModel`. image: uint8 (height, width, 3)
+    RGB of the render size, for reference pictures of any. weight 0..2, acting in the share start..end of the steps
+    that run, 0..1. type: as in the recipe."""
 
     model: Any
     image: Pixels = field(repr=False, compare=False)
@@ -98,7 +99,9 @@ class Task:
         if self.mask is not None and (self.mask.dtype != np.uint8 or self.mask.shape != (self.height, self.width)):
             raise bad_request("The mask does not have the render size.")
         for layer in self.controls:
-            if layer.image.dtype != np.uint8 or layer.image.shape != (self.height, self.width, 3):
+            looked_at = layer.model.kind == "ip_adapter"
+            shape = layer.image.shape if looked_at else (self.height, self.width, 3)
+            if layer.image.dtype != np.uint8 or layer.image.ndim != 3 or layer.image.shape != shape:
                 raise bad_request("The picture of a control layer does not have the render size.")
         if not 0.0 <= self.variation <= 1.0 or not 0 <= self.variation_seed <= MAX_SEED:
             raise bad_request("A variation must be between 0 and 1, and its seed between 0 and 2^63-1.")

@@ -61,14 +61,16 @@ def _line(length: int, side: int, overlap: int, multiple: int) -> list[tuple[int
 
 
 def _window(side: int, fades_in: bool, fades_out: bool, overlap: int) -> NDArray[np.float64]:
-    """1 in the middle, falling off linearly over the overlap towards a neighbour; positive everywhere."""
-    distance = np.arange(side) + 0.5
-    ramp = max(1.0, float(overlap))
+    """1 in the middle, falling off over the middle half of the overlap towards a neighbour. The outer quarter counts
+    nothing: what is computed there has seen the least of its surroundings, and the neighbour has seen them."""
     window = np.ones(side)
+    if overlap < 1:
+        return window
+    ramp = np.clip((np.arange(side) + 0.5 - overlap / 4) / (overlap / 2), 0.0, 1.0)
     if fades_in:
-        window = np.minimum(window, distance / ramp)
+        window = np.minimum(window, ramp)
     if fades_out:
-        window = np.minimum(window, distance[::-1] / ramp)
+        window = np.minimum(window, ramp[::-1])
     return window
 
 

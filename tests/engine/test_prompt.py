@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,3 +91,33 @@ def test_clip_skip_counts_as_in_a1111(model_of: Loaded) -> None:
     assert not torch.equal(encode(model, "a cat", 2), encode(model, "a cat", 1))
     images = {generate(model, replace(TASK, clip_skip=skip)).image.tobytes() for skip in (0, 1, 2)}
     assert len(images) == 2
+
+
+def test_a_blend_is_the_weighted_sum_of_its_prompts(model_of: Loaded) -> None:
+    """Against numbers worked out here: the shares of the specification, on each prompt's plain encoding."""
+    model = model_of("sd1")
+    task = replace(TASK, guidance=1.0, prompt="cute dog:0.95 cyborg:0.85 hybrid character")
+    with torch.inference_mode():
+        found = model.condition(task).embeds
+    shares = [0.95 / 2.8, 0.85 / 2.8, 1.0 / 2.8]
+    assert [round(share, 3) for share in shares] == [0.339, 0.304, 0.357]
+    parts = [plain(model, text).numpy() for text in ("cute dog", "cyborg", "hybrid character")]
+    assert np.allclose(found.numpy(), sum(share * part for share, part in zip(shares, parts)), atol=1e-6)
+    with torch.inference_mode():
+        alone = model.condition(replace(task, prompt="a cat:1.5")).embeds
+        assert torch.equal(alone, plain(model, "a cat")), "one prompt's weight is the whole"
+        assert torch.equal(model.condition(replace(task, prompt="3:30 pm 16:9")).embeds, plain(model, "3:30 pm 16:9"))
+
+
+def test_a_blend_of_prompts_of_different_lengths_and_in_the_negative(model_of: Loaded) -> None:
+    model = model_of("sd1")
+    task = replace(TASK, prompt="cat " * 80 + ":1 dog:3", negative="fog:1 rain:1")
+    task = replace(task, prompt=task.prompt.replace(" :1", ":1"))
+    with torch.inference_mode():
+        found = model.condition(task).embeds
+        dog = torch.cat([plain(model, "dog"), plain(model, "")], dim=1)
+        cats = torch.cat([plain(model, "cat " * 75), plain(model, "cat " * 5)], dim=1)
+        fog, rain = (torch.cat([plain(model, word), plain(model, "")], dim=1) for word in ("fog", "rain"))
+    assert found.shape == (2, 154, 32)
+    assert torch.allclose(found[1:], 0.25 * cats + 0.75 * dog, atol=1e-6)
+    assert torch.allclose(found[:1], 0.5 * fog + 0.5 * rain, atol=1e-6)

@@ -24,7 +24,7 @@ def test_weights_are_a_partition_of_unity(width: int, height: int, side: int, sh
     for tile in made:
         assert 0 <= tile.x and tile.x + tile.width <= width and 0 <= tile.y and tile.y + tile.height <= height
         assert (tile.width, tile.height) == (min(side, width), min(side, height)), "all pieces have the same size"
-        assert tile.weights.shape == (tile.height, tile.width) and tile.weights.min() > 0
+        assert tile.weights.shape == (tile.height, tile.width) and tile.weights.min() >= 0
         total[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] += tile.weights
     assert np.allclose(total, 1.0, atol=1e-5)
     columns = sorted({tile.x for tile in made})
@@ -53,7 +53,7 @@ def test_a_fade_is_smooth() -> None:
     made = tiles(112, 16, 64, 16)
     pieces = ((tile, np.full((tile.height, tile.width, 1), 100.0 * (tile.x > 0), np.float32)) for tile in made)
     row = blended(112, 16, 1, pieces)[8, :, 0]
-    assert row[0] == 0 and row[-1] == pytest.approx(100) and np.abs(np.diff(row)).max() <= 100 / 16 + 0.5
+    assert row[0] == 0 and row[-1] == pytest.approx(100) and np.abs(np.diff(row)).max() <= 100 / 8 + 0.5
 
 
 @pytest.mark.parametrize(("side", "overlap"), [(8, 8), (0, 0), (8, -1)])

@@ -104,7 +104,7 @@ class PartsModel(LoadedModel):
     def encode_pixels(self, pixels: Pixels, hole: Hole | None = None) -> Moments:
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
         digest.update(b"" if hole is None else hole.tobytes())
-        return self.canvases.get((pixels.shape, digest.digest()), lambda: self._encode(pixels, hole))
+        return self.canvases.get((self.encoding, pixels.shape, digest.digest()), lambda: self._encode(pixels, hole))
 
     def _encode(self, pixels: Pixels, hole: Hole | None) -> Moments:
         image = pixels_to_tensor(pixels, self.device)

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from server.diffusion.blending import Variants, blended, read_variants, same_length
 from server.diffusion.families.common import PartsModel
 from server.diffusion.model import Condition, Recent
-from server.diffusion.prompt import parse_prompt
 from server.diffusion.task import Task
-from server.diffusion.text import Chunk, encode_chunks, split_chunks
+from server.diffusion.text import Chunk, encode_chunks
 
 _SCALES_KEPT = 16
 
@@ -36,12 +36,15 @@ class StableDiffusion(PartsModel):
         self.scales: Recent[torch.Tensor] = Recent(_SCALES_KEPT)
 
     def condition(self, task: Task) -> Condition:
-        positive = split_chunks(self.tokenizer, parse_prompt(task.prompt))
+        positive = read_variants(self.tokenizer, task.prompt)
         if task.guidance <= 1.0 or self.embeds_guidance:
-            return self.embed(positive, task)
-        negative = split_chunks(self.tokenizer, parse_prompt(task.negative))
-        positive, negative = same_length(positive, negative)
-        return joined(self.embed(negative, task), self.embed(positive, task))
+            return self.blend(same_length(positive)[0], task)
+        positive, negative = same_length(positive, read_variants(self.tokenizer, task.negative))
+        return joined(self.blend(negative, task), self.blend(positive, task))
+
+    def blend(self, variants: Variants, task: Task) -> Condition:
+        """The condition of a prompt, which may be a blend of several."""
+        return blended(variants, lambda chunks: self.embed(chunks, task))
 
     def embed(self, chunks: list[Chunk], task: Task) -> Condition:
         """One prompt's condition; computed once per prompt."""
@@ -89,12 +92,6 @@ class StableDiffusion(PartsModel):
             return torch.cat([torch.sin(angles), torch.cos(angles)])[None].to(self.device)
 
         return self.scales.get(guidance, compute)
-
-
-def same_length(one: list[Chunk], other: list[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
-    """Two prompts with as many chunks each: the shorter one gets empty ones."""
-    length = max(len(one), len(other))
-    return one + [()] * (length - len(one)), other + [()] * (length - len(other))
 
 
 def joined(negative: Condition, positive: Condition) -> Condition:

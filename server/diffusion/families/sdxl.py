@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from server.diffusion.families.sd import StableDiffusion, joined, same_length
+from server.diffusion.blending import read_variants, same_length
+from server.diffusion.families.sd import StableDiffusion, joined
 from server.diffusion.model import Condition
-from server.diffusion.prompt import parse_prompt
 from server.diffusion.task import Task
-from server.diffusion.text import Chunk, encode_inner, split_chunks
+from server.diffusion.text import Chunk, encode_inner
 
 _PENULTIMATE = 2
 
@@ -58,13 +58,12 @@ class StableDiffusionXL(StableDiffusion):
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
 
     def condition(self, task: Task) -> Condition:
-        chunks = split_chunks(self.tokenizer, parse_prompt(task.prompt))
+        chunks = read_variants(self.tokenizer, task.prompt)
         if task.guidance <= 1.0 or self.embeds_guidance:
-            return self._sized(self.embed(chunks, task), task)
-        other = split_chunks(self.tokenizer, parse_prompt(task.negative))
+            return self._sized(self.blend(same_length(chunks)[0], task), task)
         empty = self.zeros_for_empty and not task.negative.strip()
-        chunks, other = same_length(chunks, other)
-        negative, positive = self.embed(other, task), self.embed(chunks, task)
+        chunks, other = same_length(chunks, read_variants(self.tokenizer, task.negative))
+        negative, positive = self.blend(other, task), self.blend(chunks, task)
         if empty and negative.pooled is not None:
             negative = Condition(torch.zeros_like(negative.embeds), torch.zeros_like(negative.pooled))
         return self._sized(joined(negative, positive), task)

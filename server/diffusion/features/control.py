@@ -44,14 +44,15 @@ class Controls(Feature):
     """
 
     def __init__(self, model: LoadedModel, schedule: Schedule, layers: Sequence[ControlLayer]) -> None:
-        self._model = model
+        # Any: only models with a UNet pass the check below, and have `conditioning`.
+        self._model: Any = model
         self._schedule = schedule
         self._index = 0
         self._inputs: torch.Tensor | None = None
         self._stack: list[_Embedded] = []
         for layer in layers:
             check_fit(layer, model)
-        self._layers = [(layer, _hash(layer.image)) for layer in layers]
+        self._layers = [(layer, picture_hash(layer.image)) for layer in layers]
 
     def __enter__(self) -> Controls:
         for layer, _ in self._layers:
@@ -68,7 +69,7 @@ class Controls(Feature):
 
     def before_model(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
         # Before channels of a mask are appended: control models know latents only.
-        self._index, self._inputs = index - self._schedule.start, inputs
+        self._index, self._inputs = index, inputs
         return inputs
 
     def added(self, timestep: torch.Tensor, condition: Condition, tile: Tile | None = None) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class Controls(Feature):
         middle: torch.Tensor | None = None
         inner: list[torch.Tensor] | None = None
         for layer, digest in self._layers:
-            if not self._acts(layer):
+            if not acts(layer, self._index, self._schedule):
                 continue
             if layer.model.kind == "t2i_adapter":
                 features = self._adapter(layer, digest, condition.is_pair, tile)
@@ -94,11 +95,6 @@ class Controls(Feature):
             # The UNet takes them off the list as it goes.
             out["down_intrablock_additional_residuals"] = [feature.clone() for feature in inner]
         return out
-
-    def _acts(self, layer: ControlLayer) -> bool:
-        calls = self._schedule.total - self._schedule.start
-        early, late = self._index / calls < layer.start, (self._index + 1) / calls > layer.end
-        return layer.weight != 0.0 and not early and not late
 
     def _controlnet(
         self, layer: ControlLayer, digest: str, timestep: torch.Tensor, condition: Condition, tile: Tile | None
@@ -160,6 +156,12 @@ class Controls(Feature):
         return image[tile.y * f : (tile.y + tile.height) * f, tile.x * f : (tile.x + tile.width) * f]
 
 
+def acts(layer: ControlLayer, index: int, schedule: Schedule) -> bool:
+    """Whether a layer takes part in the call `index` of a schedule."""
+    calls, done = schedule.total - schedule.start, index - schedule.start
+    return layer.weight != 0.0 and done / calls >= layer.start and (done + 1) / calls <= layer.end
+
+
 def _place(tile: Tile | None) -> tuple[int, ...]:
     return () if tile is None else (tile.x, tile.y, tile.width, tile.height)
 
@@ -216,5 +218,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (tuple, list)) else value
 
 
-def _hash(image: Pixels) -> str:
+def picture_hash(image: Pixels) -> str:
+    """What tells control pictures apart."""
     return hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() + str(image.shape)

@@ -14,18 +14,23 @@ from typing import Any
 import torch
 from torch.nn.functional import conv2d, pad
 
+from server.diffusion.model import LoadedModel
 from server.diffusion.sampling import Feature
 
 
 class Wrapped(Feature):
-    """All convolutions of some modules wrap along `axes` ("x", "y" or "xy") for the time of a job."""
+    """All convolutions of a model, and of what works with it, wrap along `axes` ("x", "y" or "xy") for one job."""
 
-    def __init__(self, modules: Iterable[Any], axes: str) -> None:
+    def __init__(self, model: LoadedModel, others: Iterable[Any], axes: str) -> None:
+        self._model = model
+        modules = (model.denoiser, model.autoencoder, model.tiny_decoder, *others)
         self._modules = [module for module in modules if module is not None]
         self._axes = axes
         self._changed: list[tuple[Any, str]] = []
 
     def __enter__(self) -> Wrapped:
+        self._before = self._model.encoding
+        self._model.encoding = (*self._before, "wrap", self._axes)
         for root in self._modules:
             for module in root.modules():
                 if isinstance(module, torch.nn.Conv2d) and not isinstance(module.padding, str):
@@ -40,6 +45,7 @@ class Wrapped(Feature):
         for module, name in self._changed:
             del module.__dict__[name]
         self._changed.clear()
+        self._model.encoding = self._before
 
     def _replace(self, module: Any, name: str, method: Any) -> None:
         if name in module.__dict__:
