@@ -157,7 +157,7 @@ class Docker(DockWidget):
         self.show()
         self.raise_()
         self._panel.show_page(name)
-        self._panel.setFocus()
+        self._panel.take_keyboard()
 
     def focus_prompt(self) -> None:
         """Show the docker and put the keyboard into the prompt."""

@@ -139,8 +139,11 @@ class Settings:
 
     def of_document(self) -> dict[str, Any]:
         """The part that belongs to a document, as JSON values."""
-        everything = self.to_json()
-        return {name: everything[name] for name in PER_DOCUMENT}
+        # Asked after every change: without what is remembered for hundreds of models.
+        part = {name: getattr(self, name) for name in PER_DOCUMENT}
+        part["loras"] = [dataclasses.asdict(lora) for lora in self.loras]
+        part["live"] = dataclasses.asdict(self.live)
+        return part
 
     def with_document(self, data: Any) -> Settings:
         """These settings with what a document has kept; what is damaged there is replaced by the default."""

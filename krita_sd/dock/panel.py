@@ -93,9 +93,22 @@ class Panel(QtWidgets.QWidget):
     def show_page(self, name: str) -> None:
         """Show that page; "", or the page that shows already, goes back to the workspace."""
         row = 1 + list(self.pages).index(name) if name in self.pages else 0
+        was_here = self.isAncestorOf(QtWidgets.QApplication.focusWidget() or self.window())
         self._stack.setCurrentIndex(0 if row == self._stack.currentIndex() else row)
         if self._last is not None:
             self.show_view(*self._last)
+        if was_here:
+            self.take_keyboard()
+
+    def take_keyboard(self) -> None:
+        """Put the keyboard into the first field of what shows."""
+        if not self.page:
+            self.prompt.setFocus()
+            return
+        for widget in self.pages[self.page].findChildren(QtWidgets.QWidget):
+            if widget.focusPolicy() & Qt.FocusPolicy.TabFocus and widget.isVisible() and widget.isEnabled():
+                widget.setFocus()
+                return
 
     @property
     def page(self) -> str:
