@@ -145,7 +145,8 @@ class _List(QtWidgets.QListView):
         self.setMovement(QtWidgets.QListView.Movement.Static)
         self.setUniformItemSizes(True)
         self.setIconSize(QtCore.QSize(_ICON, _ICON))
-        self.setGridSize(QtCore.QSize(_ICON + 8, _ICON + 22))
+        self.setGridSize(_CELL)
+        self.setItemDelegate(_Cell(self))
         self.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.setVerticalScrollMode(QtWidgets.QAbstractItemView.ScrollMode.ScrollPerPixel)
@@ -162,6 +163,16 @@ class _List(QtWidgets.QListView):
             super().keyPressEvent(event)
         else:
             getattr(self._page, name)()
+
+
+_CELL = QtCore.QSize(_ICON + 8, _ICON + 22)
+
+
+class _Cell(QtWidgets.QStyledItemDelegate):
+    """Every cell has the same size, also before its thumbnail has come."""
+
+    def sizeHint(self, option: Any, index: Any) -> Any:  # noqa: N802
+        return _CELL
 
 
 _KEYS = {

@@ -80,7 +80,7 @@ class HistoryModel(QtCore.QAbstractListModel):
                 self._ask_small(entry)
             return None
         self._small.move_to_end(entry.key)
-        return QtGui.QPixmap.fromImage(image)
+        return QtGui.QIcon(QtGui.QPixmap.fromImage(image))  # an icon is drawn in the view's icon size
 
     def canFetchMore(self, parent: Any) -> bool:  # noqa: N802
         return not self._waiting and len(self._entries) < self.total

@@ -31,6 +31,10 @@ class Recorder:
         return lambda *given, **named: self._calls.append([full, *given, *([named] if named else [])])
 
 
+def _green(image: Any, x: int, y: int) -> bool:
+    return bool(image.pixelColor(x, y).green() > 200 and image.pixelColor(x, y).red() < 60)
+
+
 def inside() -> dict[str, Any]:
     """Runs in the other interpreter: press keys, return what was called."""
     from krita_sd import pictures, view
@@ -131,6 +135,14 @@ def inside() -> dict[str, Any]:
     model.removed(["h:new"])
     model.removed(["h:0", "h:5"])
     model.starred(["h:1"], True)
+    image.fill(0xFF00FF00)
+    model.thumbnail_came("h:3", image)
+    page.list.clearSelection()
+    application.processEvents()
+    page.list.scrollToTop()
+    shot = page.list.viewport().grab().toImage()
+    green = [(x, y) for x in range(0, shot.width(), 2) for y in range(0, shot.height(), 2) if _green(shot, x, y)]
+    out["thumbnail area"] = len(green) * 4
     out["rows now"] = [model.rowCount(), model.entry(model.index(0, 0)).starred, model.total]  # type: ignore[union-attr]
     out["damaged"] = model.data(model.index(model.rowCount() - 1, 0), Qt.ItemDataRole.ToolTipRole)
     asked.clear()
@@ -244,6 +256,7 @@ def test_the_history_is_asked_page_by_page_and_old_answers_are_ignored(seen: dic
     assert seen["more"] == [1, "", False, 60, 60]
     assert seen["added"] == [1, "", False, 0, 60] and seen["selected"] == 1, "new ones do not move the selection away"
     assert seen["rows now"] == [59, True, 62]
+    assert seen["thumbnail area"] > 1500, "72 x 36 pixels"
     assert seen["searches"] == [[2, "boat", False, 0, 60], [3, "boat", True, 0, 60]]
     assert "no prompt" in seen["damaged"]
 
