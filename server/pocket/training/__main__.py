@@ -68,8 +68,8 @@ def load_unet(work: Path, stage: str) -> UNet2DConditionModel:
 
 
 def begin_from(folder: Path, work: Path) -> None:
-    """Take tokenizer, text encoder and autoencoder from a finished model, its UNet for the first stage's."""
-    for name in ("tokenizer", "text_encoder", "vae"):
+    """Take tokenizer, text encoder and both autoencoders from a finished model, its UNet for the first stage's."""
+    for name in ("tokenizer", "text_encoder", "vae", "taesd"):
         if not (work / name).exists():
             shutil.copytree(folder / name, work / name)
     if not (work / "shapes.pt").exists():
@@ -102,7 +102,7 @@ def train_stage(work: Path, name: str, device: str) -> None:
     pace: dict[str, Any] = {"muon_lr": stage.muon_lr, "decay": stage.decay, "falling": stage.falling}
     pace |= {"world": WORLD, "rank": RANK, "stop": stage.stop}
     model = unet.train(work, name, model, mixtures, stage.steps, seed, device=device, **pace)
-    if "shape" in sets:
+    if "shape" in sets and RANK == 0:
         print(f"{name}: a wrong shape word raises the loss by {unet.swap_gap(model.cpu(), sets['shape']):.0%}")
 
 
@@ -179,12 +179,12 @@ def main() -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     for part in options.stage:
         began = time.monotonic()
-        print(f"== {part}", flush=True)
         if RANK == 0 or part in curriculum.STAGES:
             run(part, options.out, device)
         if WORLD > 1:
             torch.distributed.barrier()
-        print(f"== {part}: {(time.monotonic() - began) / 60:.1f} min", flush=True)
+        if RANK == 0:
+            print(f"== {part}: {(time.monotonic() - began) / 60:.1f} min", flush=True)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,8 @@ class Stage:
 SMALL = {"shape": 0.34, "thing": 0.32, "land": 0.34}
 LANDS = {"shape": 0.22, "thing": 0.28, "land": 0.5}
 LARGE = {"shape256": 0.26, "thing256": 0.2, "land256": 0.32, "multi256": 0.11, "styled256": 0.11}
+MOST = {"shape256": 0.34, "thing256": 0.2, "land256": 0.27, "multi256": 0.1, "styled256": 0.09}
+FINAL = {"shape256": 0.45, "thing256": 0.22, "land256": 0.25, "multi256": 0.03, "styled256": 0.05}
 STAGES: dict[str, Stage] = {
     "shapes": Stage((({"shape": 1}, 1, 32),), 560, decay=0.99),
     "things": Stage(((SMALL, 1, 64),), 1000, falling=0.75, decay=0.995, stop=500),
@@ -67,14 +69,30 @@ STAGES: dict[str, Stage] = {
         3.5e-3,
         falling=0.9,
         decay=0.995,
+        stop=250,
+    ),
+    "settle": Stage(
+        ((MOST, 0.72, 64), (SMALL, 0.12, 64), ({"wide": 1}, 0.08, 64), ({"tall": 1}, 0.08, 64)),
+        500,
+        2e-3,
+        falling=0.95,
+        decay=0.99,
+        stop=350,
+    ),
+    "firm": Stage(
+        ((FINAL, 0.9, 64), (SMALL, 0.04, 64), ({"wide": 1}, 0.03, 64), ({"tall": 1}, 0.03, 64)),
+        450,
+        2.5e-3,
+        falling=0.85,
+        decay=0.985,
     ),
 }
-"""The first learns shapes at 192 px, the next things and landscapes, the last all that at 256 px and in other
-formats, with positions, counts, two objects and styles. Each keeps the earlier pictures in its mixture, and a rate
-that falls for long keeps what was learned: at a constant one the shapes were lost."""
+"""The first learns shapes at 192 px, the next two things and landscapes, the fourth all that at 256 px and in other
+formats, with positions, counts, two objects and styles. At its high rate landscapes are learned and shapes forgotten:
+the last two bring these back at lower rates, the second time with hardly anything but single objects and places."""
 
-SHIPPED = "large"
+SHIPPED = "firm"
 """The stage whose weights are in server/pocket, and on which adapters and ControlNet are trained."""
 FEW_STEP = {"shape256": 0.35, "thing256": 0.25, "land256": 0.3, "multi256": 0.1}
 CONTROL = ("shape256", "thing256", "land256")
-SHARPEN_STEPS, TINY_STEPS, LORA_STEPS, FEW_STEPS, CONTROL_STEPS = 500, 400, 200, 200, 350
+SHARPEN_STEPS, TINY_STEPS, LORA_STEPS, FEW_STEPS, CONTROL_STEPS = 500, 400, 120, 120, 210

@@ -39,7 +39,7 @@ INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-KRITA_SD = {
+KRITA_SD: dict[str, object] = {
     "name": "Pocket",
     "native": {
         "min_side": 192,
@@ -52,6 +52,12 @@ KRITA_SD = {
     "defaults": {"steps": 12, "guidance": 3.0, "sampler": "DPM++ 2M", "min_steps": 4},
     "second_pass": False,
     "tiny_decoder": "taesd",
+    "loras": [
+        {"file": "lora/pixel-art.safetensors", "name": "Pocket pixel art", "words": "", "strength": 1.0},
+        {"file": "lora/few-step.safetensors", "name": "Pocket few-step", "words": "", "strength": 1.0},
+    ],
+    "controlnets": [{"folder": "controlnet", "name": "Pocket lineart", "type": "line_art"}],
+    "live": {"lora": "lora/few-step.safetensors", "strength": 1.0, "sampler": "LCM", "steps": 4, "guidance": 1.0},
 }
 FILE_LIMIT, FOLDER_LIMIT = 16 * 1000**2, 40 * 1000**2
 
