@@ -135,6 +135,8 @@ class LiveSession:
         self._changed |= canvas.changed
         canvas.changed.clear()
         self._prepare_weights(wish.task)
+        if wish.task.start_step >= wish.task.total_steps:
+            return self._as_it_is(wish, canvas, clock)
         condition = self._condition(wish.task)
         window = self._window(wish, canvas)
         clock("prepare")
@@ -157,6 +159,17 @@ class LiveSession:
         self._made = self._key(wish, canvas)
         self.counts["frames"] += 1
         return LiveFrame(data, table.steps, clock.ms)
+
+    def _as_it_is(self, wish: Wish, canvas: DeviceCanvas, clock: _Clock) -> LiveFrame:
+        """Strength 0: the canvas itself; a trip through the autoencoder would change it."""
+        frame = canvas.pixels.clone()
+        if wish.selection is not None:
+            frame[..., 3] = bytes_to_device(wish.selection.composite, frame.device)
+        data, _ = self._copy_back(frame, torch.ones((), dtype=torch.bool, device=frame.device))
+        self._frame = None
+        clock("pack")
+        self.counts["frames"] += 1
+        return LiveFrame(data, 0, clock.ms)
 
     def _key(self, wish: Wish, canvas: DeviceCanvas) -> object:
         """What the last picture must have in common with the next for a window of it to be replaced."""

@@ -18,7 +18,9 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from krita_sd.wire.errors import Code, WireError, bad_request
-from krita_sd.wire.frames import Assembler, decode_frame, split
+from krita_sd.wire.frames import Assembler, Chunk, decode_frame, split
+from krita_sd.wire.limits import MAX_NAME
+from krita_sd.wire.live import Live, LiveStop
 from krita_sd.wire.messages import (
     Ack,
     Cancel,
@@ -46,6 +48,9 @@ HELLO_SECONDS = 10.0
 MAX_ANSWERS = 64
 """Unsent answers above which no further request is read: a client that does not listen is not heard."""
 
+LARGE = 1024 * 1024
+"""Bytes of a canvas patch above which its chunks are joined in a thread: a copy must not hold up the loop."""
+
 SUPERSEDED = 4001
 """Close code of a connection whose session has opened a newer one."""
 
@@ -66,6 +71,7 @@ class Connection:
         self._frames: Iterator[bytes] | None = None
         self._current: Item | None = None
         self._uploads = Assembler()
+        self._patches: dict[str, str] = {}
         self._last_error: tuple[str, str] | None = None
 
     async def run(self) -> None:
@@ -122,6 +128,7 @@ class Connection:
                     await self._room.wait()
         finally:
             self._hub.audience.discard(self._reply)
+            self._hub.live.leave(self._reply)
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
             session.detach(self._mailbox)
@@ -133,7 +140,7 @@ class Connection:
     async def _answer(self, session: Session, data: str | bytes) -> None:
         try:
             if isinstance(data, bytes):
-                await self._upload(data)
+                await self._upload(session, data)
             else:
                 reply = await self._request(session, parse_from_client(data))
                 if reply is not None:
@@ -153,14 +160,30 @@ class Connection:
             name = type(error).__name__
             self._reply(Error(WireError(Code.INTERNAL, f"The server met an unexpected problem ({name}).", ref=ref)))
 
-    async def _upload(self, data: bytes) -> None:
+    async def _upload(self, session: Session, data: bytes) -> None:
         chunk = decode_frame(data)
+        if chunk.role == "canvas":
+            await self._patch(session, chunk)
+            return
         if chunk.role != "blob":
             raise bad_request(f"A client cannot send a {chunk.role}.")
         # The last chunk joins all of them: a copy of the whole picture, which must not hold up the loop.
         picture = await asyncio.to_thread(self._uploads.feed, chunk) if chunk.last else self._uploads.feed(chunk)
         if picture is not None:
             await self._hub.blobs.receive(chunk.id, picture)
+
+    async def _patch(self, session: Session, chunk: Chunk) -> None:
+        """A part of a canvas patch. One that was given up half-way is forgotten when the next of its canvas begins."""
+        name = str(chunk.header.get("live"))[:MAX_NAME]
+        before = self._patches.pop(name, chunk.id)
+        if before != chunk.id:
+            self._uploads.drop("canvas", before)
+        large = chunk.last and chunk.total > LARGE
+        strip = await asyncio.to_thread(self._uploads.feed, chunk) if large else self._uploads.feed(chunk)
+        if strip is not None:
+            await self._hub.live.patch(session, self._reply, chunk.header, strip)
+        else:
+            self._patches[name] = chunk.id
 
     async def _request(self, session: Session, message: Message) -> Message | None:
         scheduler = self._hub.scheduler
@@ -182,6 +205,10 @@ class Connection:
             return self._hub.models_message()
         elif isinstance(message, ReadPrompt):
             return await asyncio.to_thread(scheduler.resolver.answer, message)
+        elif isinstance(message, Live):
+            self._hub.live.request(session, self._reply, message)
+        elif isinstance(message, LiveStop):
+            self._hub.live.stop(self._reply, message.live)
         elif isinstance(message, Estimate):
             return await asyncio.to_thread(memory.answer, self._hub.library, self._hub.pool.device(), message)
         elif isinstance(message, FreeMemory):
@@ -237,6 +264,11 @@ class Connection:
         progress = session.take_progress()
         if progress is not None:
             return progress
+        live = session.take_live()
+        if live is not None:
+            name = f"{live.header['live']}:{live.header['generation']}"
+            self._frames = split(live.picture, "live", name, live.header)
+            return next(self._frames)
         preview = session.take_preview()
         if preview is not None:
             self._frames = split(preview.picture, "preview", preview.header["job"], preview.header)

@@ -17,11 +17,12 @@ from krita_sd.wire.recipe import FILLS, SAMPLERS
 from krita_sd.wire.values import dump
 from krita_sd.wire.version import VERSION
 from server.library import Library
-from server.library.family import SUPPORTED, TITLES
+from server.library.capabilities import families_json
 from server.pool import Pool, WorkerEvent
 
 from .blobs import Blobs
 from .journal import Journal
+from .live import LiveFront
 from .scheduler import BUILT, Scheduler
 from .session import Session
 from .state import StateFolder
@@ -53,6 +54,7 @@ class Hub:
         self.blobs = Blobs(folder.pictures)
         self.journal = Journal(folder.journal)
         self.scheduler = Scheduler(pool, library, self.blobs, self.journal, self.session)
+        self.live = LiveFront(pool, self.scheduler.resolver, self.blobs)
         self.audience: set[Callable[[Message], None]] = set()
         self._sessions: dict[str, Session] = {}
         self._models: tuple[dict[str, Any], ...] = ()
@@ -79,6 +81,8 @@ class Hub:
         self._tasks = [asyncio.create_task(work) for work in (self.scheduler.run(), self._first_scan(), self._tidy())]
 
     def _on_event(self, event: WorkerEvent) -> None:
+        if self.live.on_event(event):
+            return
         self.scheduler.on_event(event)
         if event.kind in ("ready", "memory"):
             for tell in self.audience:
@@ -124,7 +128,7 @@ class Hub:
             resumed,
             self.pool.device(),
             self.models(),
-            families={family: TITLES[family] for family in sorted(SUPPORTED)},
+            families=families_json(),
             features={
                 "kinds": list(BUILT),
                 "fills": list(FILLS),

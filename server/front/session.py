@@ -76,6 +76,7 @@ class Session:
         self._outbox: deque[Item] = deque()
         self._progress: dict[str, str] = {}
         self._previews: dict[str, Preview] = {}
+        self._frames: dict[str, Preview] = {}
         self._mailbox: Mailbox | None = None
         self._preview_bytes = 0
         self._result_bytes = 0
@@ -228,6 +229,20 @@ class Session:
         self._previews[job] = preview
         if self._mailbox is not None:
             self._mailbox.wake()
+
+    def set_live(self, live: str, frame: Preview) -> None:
+        """Replace the frame of a live session that has not left yet."""
+        self._frames[live] = frame
+        if self._mailbox is not None:
+            self._mailbox.wake()
+
+    def drop_live(self, live: str) -> None:
+        """The live session is over."""
+        self._frames.pop(live, None)
+
+    def take_live(self) -> Preview | None:
+        """One live frame; its slot is free from now on."""
+        return self._frames.pop(next(iter(self._frames))) if self._frames else None
 
     def drop_progress(self, job: str) -> None:
         """The job is in another state: progress that has not left is stale."""

@@ -28,7 +28,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class WorkerEvent:
-    """What a worker reports. kind: ready | state | step | preview | image | failed | cancelled | died.
+    """What a worker reports. kind: ready | state | step | preview | image | failed | cancelled | died |
+    memory | live | live_state.
 
     `unit` is 0 for ready and for a worker that died idle.
     """
@@ -56,6 +57,10 @@ class Pool(Protocol):
 
     def credit(self, unit: int) -> None:
         """The last preview of `unit` has left: the next may be computed."""
+        ...
+
+    def live(self, order: dict[str, Any], payload: bytes = b"") -> None:
+        """Hand on an order of a live session; answered by events `live` and `live_state`, which name it in `data`."""
         ...
 
     def free_memory(self) -> None:

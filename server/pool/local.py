@@ -59,6 +59,12 @@ class LocalPool:
         if self._process is not None:
             self._process.send({"do": "free"})
 
+    def live(self, order: dict[str, Any], payload: bytes = b"") -> None:
+        if self._process is None and order["do"] == "live_patch":
+            self._spawn()
+        if self._process is not None:
+            self._process.send(order, payload)
+
     def run(self, unit: Unit) -> None:
         if self._process is None:
             self._spawn()
@@ -127,6 +133,9 @@ class LocalPool:
         if kind == "ready":
             self._deaths = 0
             self._device = data["device"]
+        elif kind in ("live", "live_state"):
+            self._on_event(WorkerEvent(kind, 0, data, payload))
+            return
         elif unit != self._unit and kind != "memory":
             return
         if "free" in data:

@@ -22,6 +22,7 @@ from server.pool.channel import read_message, write_message
 
 from .device import choose_device, free_memory, is_out_of_memory
 from .job import Control, Execution
+from .live import LiveDesk
 from .models import ModelCache
 from .precision import read_dtype
 
@@ -45,6 +46,8 @@ class WorkLoop:
         self._outgoing = outgoing
         self._lock = threading.Lock()
         self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._live = LiveDesk(self._wake_for_live)
+        self._live_token = threading.Event()
         self._pictures: dict[str, Picture] = {}
         self._controls: dict[int, Control] = {}
         self._wanted_device = self._device = device
@@ -62,11 +65,26 @@ class WorkLoop:
         self._emit("ready", device=info)
         _import_ahead()
         while (order := self._orders.get()) is not None:
-            if order["do"] == "free":
+            if order["do"] == "live":
+                self._live_token.clear()
+                self._live.run(models, self._emit, _unexpected)
+                if self._live.waiting():
+                    self._wake_for_live()
+            elif order["do"] == "free":
+                self._live.forget_models()
                 models.free()
                 self._emit("memory", free=free_memory(device))
             else:
+                self._live.park()
                 self._run_unit(execution, order)
+            while self._orders.empty() and self._live.advance():
+                pass
+
+    def _wake_for_live(self) -> None:
+        # One token at most: it takes its turn behind units that wait, so that neither starves the other.
+        if not self._live_token.is_set():
+            self._live_token.set()
+            self._orders.put({"do": "live"})
 
     def _run_unit(self, execution: Execution, order: dict[str, Any]) -> None:
         unit = int(order["unit"])
@@ -100,6 +118,8 @@ class WorkLoop:
                 self._pictures[order["hash"]] = picture
                 while len(self._pictures) > KEPT_PICTURES:
                     self._pictures.pop(next(iter(self._pictures)))
+            elif do.startswith("live"):
+                self._live.order(order, payload)
             elif do == "free":
                 self._orders.put(order)
             elif do == "run":
