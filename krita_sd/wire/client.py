@@ -383,5 +383,8 @@ def is_over(state: State) -> bool:
 
 
 def with_seed(recipe: Recipe, index: int) -> Recipe:
-    """The recipe of image `index` of a job: seed + index, wrapping at 2^63."""
+    """The recipe of image `index` of a job: seed + index, wrapping at 2^63. Of a variation the seed stays and the
+    variation's own seed counts: "vary a little" many times is many variations of one picture."""
+    if recipe.variation > 0.0:
+        return replace(recipe, variation_seed=(recipe.variation_seed + index) % 2**63)
     return replace(recipe, seed=(recipe.seed + index) % 2**63)

@@ -4,14 +4,25 @@
 from __future__ import annotations
 
 import argparse
+import re
+import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from krita_sd.wire.limits import MAX_COUNT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE, MAX_STEPS
+from krita_sd.geometry import Extent
+from krita_sd.wire.limits import (
+    MAX_CONTROL_WEIGHT,
+    MAX_COUNT,
+    MAX_GUIDANCE,
+    MAX_LORA_WEIGHT,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_STEPS,
+)
 from krita_sd.wire.places import state_dir
-from krita_sd.wire.recipe import SAMPLERS
+from krita_sd.wire.recipe import CONTROL_MAPS, CONTROLS, SAMPLERS
 from krita_sd.wire.version import VERSION
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -86,6 +97,21 @@ def _generate() -> tuple[Parser, Check]:
     parser.add_argument("--image", type=Path, help="picture to start from")
     parser.add_argument("--strength", type=_number(0.0, 1.0), help="how much may change (default 0.6; with a mask 1)")
     parser.add_argument("--mask", type=Path, help="white = may change; needs --image")
+    parser.add_argument("--lora", type=_lora, action="append", metavar="NAME:W", help="LoRA by name (repeatable)")
+    parser.add_argument(
+        "--control", type=_control, action="append", metavar="TYPE:FILE:W", help="control picture (repeatable)"
+    )
+    parser.add_argument("--vae", default="", help="id or name of another VAE")
+    parser.add_argument("--clip-skip", type=_integer(1, 12), help="2 leaves out the text encoder's last layer")
+    parser.add_argument("--tile", choices=("x", "y", "xy"), default="", help="make the edges meet, for textures")
+    parser.add_argument(
+        "--variation", type=_variation, default=(0.0, 0), metavar="SHARE:SEED", help="vary the noise of --seed a little"
+    )
+    parser.add_argument(
+        "--upscale", type=_size, metavar="2x|WxH", help="enlarge --image, and refine it by --strength (default 0.3)"
+    )
+    parser.add_argument("--upscaler", default="", help="id or name of an upscaler (default: plain resampling)")
+    parser.add_argument("--map", choices=CONTROL_MAPS, default="", help="make this control map of --image")
     parser.add_argument("--previews", type=Path, metavar="DIR", help="write a preview after every step")
     parser.add_argument("--json", action="store_true", help="one line about the run")
     parser.add_argument("--server", metavar="ws://...", help="use this server instead of an own one")
@@ -125,6 +151,13 @@ def _check_generate(parser: argparse.ArgumentParser, parsed: argparse.Namespace)
         parser.error(f"the folder {parsed.out.absolute().parent} does not exist")
     if parsed.out.is_dir():
         parser.error(f"{parsed.out} is a folder")
+    for name in ("upscale", "map"):
+        if getattr(parsed, name) and parsed.image is None:
+            parser.error(f"--{name} needs --image")
+    if sum(bool(value) for value in (parsed.mask, parsed.upscale, parsed.map)) > 1:
+        parser.error("only one of --mask, --upscale and --map can be used")
+    if parsed.upscale and (parsed.width or parsed.height):
+        parser.error("--upscale says the size; leave out --width and --height")
     for name in ("mask", "strength"):
         if getattr(parsed, name) is not None and parsed.image is None:
             parser.error(f"--{name} needs --image")
@@ -132,6 +165,54 @@ def _check_generate(parser: argparse.ArgumentParser, parsed: argparse.Namespace)
         parser.error("--token-file needs --server")
     if parsed.token_file is not None and not parsed.token_file.is_file():
         parser.error(f"the token file {parsed.token_file} does not exist")
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """NAME or NAME:W."""
+    name, weight = _weighted(text, MAX_LORA_WEIGHT, -MAX_LORA_WEIGHT)
+    if not name:
+        raise argparse.ArgumentTypeError(f"must be NAME:W, not {text!r}")
+    return name, weight
+
+
+def _control(text: str) -> tuple[str, Path, float]:
+    """TYPE:FILE or TYPE:FILE:W; the file's name may hold colons."""
+    kind, _, rest = text.partition(":")
+    file, weight = _weighted(rest, MAX_CONTROL_WEIGHT)
+    if kind not in CONTROLS or not file:
+        raise argparse.ArgumentTypeError(f"must be TYPE:FILE:W with a type of {', '.join(CONTROLS)}, not {text!r}")
+    return kind, Path(file), weight
+
+
+def _variation(text: str) -> tuple[float, int]:
+    """SHARE:SEED, or SHARE with a seed of its own."""
+    share, _, seed = text.partition(":")
+    return _number(0.0, 1.0)(share), _integer(0, MAX_SEED)(seed) if seed else secrets.randbelow(MAX_SEED + 1)
+
+
+def _size(text: str) -> tuple[float, Extent | None]:
+    """2x, 1.5x or 3000x2000: (factor, None) or (0, extent)."""
+    if match := re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)x|x(\d{1,2}(?:\.\d{1,3})?)", text.lower()):
+        factor = float(match[1] or match[2])
+        if 1.0 <= factor <= 16.0:
+            return factor, None
+    elif match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower()):
+        width, height = int(match[1]), int(match[2])
+        if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
+            return 0.0, Extent(width, height)
+    raise argparse.ArgumentTypeError(f"must be a factor like 2x or a size like 3000x2000, not {text!r}")
+
+
+def _weighted(text: str, high: float, low: float = 0.0) -> tuple[str, float]:
+    """What stands before a last colon with a number behind it, and that number; 1 without."""
+    name, _, last = text.rpartition(":")
+    try:
+        weight = float(last)
+    except ValueError:
+        return text, 1.0
+    if not name or not low <= weight <= high:
+        raise argparse.ArgumentTypeError(f"the weight in {text!r} must be from {low:g} to {high:g}")
+    return name, weight
 
 
 def _integer(low: int, high: int):  # type: ignore[no-untyped-def]

@@ -17,13 +17,16 @@ from krita_sd.geometry import NATIVE, Bounds, Extent, NativeRange, context_bound
 from krita_sd.wire.errors import bad_request
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.limits import MAX_SEED
-from krita_sd.wire.recipe import Recipe
+from krita_sd.wire.recipe import Control, Lora, Recipe
 from krita_sd.wire.values import UNSET
 
 from . import images
 
 IMAGE_STRENGTH = 0.6
 """Strength of --image without --strength; with --mask it is 1."""
+
+UPSCALE_STRENGTH = 0.3
+"""The same with --upscale: enough for detail, too little to move anything."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,20 @@ def make_request(arguments: argparse.Namespace, models: Sequence[dict[str, Any]]
         steps=_given(arguments.steps),
         guidance=_given(arguments.guidance),
         sampler=_given(arguments.sampler),
+        loras=tuple(Lora(_named(name, "lora", models), weight) for name, weight in arguments.lora or ()),
+        vae=_named(arguments.vae, "vae", models) if arguments.vae else "",
+        clip_skip=_given(arguments.clip_skip),
+        tile=arguments.tile,
+        variation=arguments.variation[0],
+        variation_seed=arguments.variation[1],
+        upscaler=_named(arguments.upscaler, "upscaler", models) if arguments.upscaler else "",
     )
     name = str(model.get("name", "")) if model else arguments.model
     if arguments.image is None:
         size = default_size(native)
-        width, height = arguments.width or size.width, arguments.height or size.height
-        return Request(_checked(recipe.replace(width=width, height=height)), {}, name)
+        size = Extent(arguments.width or size.width, arguments.height or size.height)
+        recipe, pictures = _controlled(arguments, recipe.replace(width=size.width, height=size.height), size)
+        return Request(_checked(recipe), pictures, name)
     image = images.read_image(arguments.image)
     mask = None if arguments.mask is None else images.read_mask(arguments.mask)
     if mask is not None and mask.shape != image.shape[:2]:
@@ -64,13 +75,16 @@ def make_request(arguments: argparse.Namespace, models: Sequence[dict[str, Any]]
         )
     size = _wanted_size(arguments, Extent(image.shape[1], image.shape[0]))
     image = images.resized(image, size)
+    if arguments.upscale or arguments.map:
+        return _whole(arguments, recipe, image, name)
     if mask is None:
         strength = IMAGE_STRENGTH if arguments.strength is None else arguments.strength
         picture = images.to_picture(image)
         recipe = recipe.replace(
             kind="img2img", width=size.width, height=size.height, strength=strength, image=picture.hash
         )
-        return Request(_checked(recipe), {picture.hash: picture}, name)
+        recipe, pictures = _controlled(arguments, recipe, size)
+        return Request(_checked(recipe), {picture.hash: picture, **pictures}, name)
     return _inpaint(arguments, recipe, image, images.resized(mask, size), native, name)
 
 
@@ -100,7 +114,40 @@ def _inpaint(
         image=picture.hash,
         mask=selected.hash,
     )
-    return Request(_checked(recipe), {picture.hash: picture, selected.hash: selected}, name, image, region)
+    recipe, pictures = _controlled(arguments, recipe, canvas, region)
+    pictures |= {picture.hash: picture, selected.hash: selected}
+    return Request(_checked(recipe), pictures, name, image, region)
+
+
+def _whole(arguments: argparse.Namespace, recipe: Recipe, image: NDArray[np.uint8], name: str) -> Request:
+    """--upscale and --map: what is made of a picture as a whole."""
+    picture = images.to_picture(image)
+    size = Extent(image.shape[1], image.shape[0])
+    recipe = recipe.replace(width=size.width, height=size.height, image=picture.hash)
+    if arguments.map:
+        recipe = recipe.replace(kind="preprocess", map=arguments.map)
+    else:
+        factor, extent = arguments.upscale
+        target = extent or Extent(round(size.width * factor), round(size.height * factor))
+        strength = UPSCALE_STRENGTH if arguments.strength is None else arguments.strength
+        recipe = recipe.replace(
+            kind="upscale", target_width=target.width, target_height=target.height, strength=strength
+        )
+    return Request(_checked(recipe), {picture.hash: picture}, name)
+
+
+def _controlled(
+    arguments: argparse.Namespace, recipe: Recipe, canvas: Extent, region: Bounds | None = None
+) -> tuple[Recipe, dict[str, Picture]]:
+    """The recipe with its control layers: pictures brought to the size of the canvas, and cut like it."""
+    pictures: dict[str, Picture] = {}
+    controls = []
+    for kind, file, weight in arguments.control or ():
+        array = images.resized(images.read_image(file), canvas)
+        picture = images.to_picture(array if region is None else images.cut(array, region))
+        pictures[picture.hash] = picture
+        controls.append(Control(kind, picture.hash, weight))
+    return recipe.replace(controls=tuple(controls)), pictures
 
 
 def native_range(model: dict[str, Any] | None) -> NativeRange:
@@ -140,6 +187,18 @@ def _choose(wanted: str, models: Sequence[dict[str, Any]]) -> dict[str, Any] | N
         if len(found) == 1:
             return found[0]
     return None
+
+
+def _named(wanted: str, kind: str, models: Sequence[dict[str, Any]]) -> str:
+    """The id of the usable addition with this id or name. Raises WireError(bad_request)."""
+    usable = [model for model in models if model.get("kind") == kind and model.get("usable")]
+    for key in ("id", "name"):
+        for model in usable:
+            if str(model.get(key)).casefold() == wanted.casefold():
+                return str(model["id"])
+    what = {"lora": "LoRA", "vae": "VAE"}.get(kind, kind)
+    names = ", ".join(str(model.get("name")) for model in usable[:10]) or "none"
+    raise bad_request(f"There is no {what} named {wanted!r}.", f"There are: {names}.")
 
 
 def _checked(recipe: Recipe) -> Recipe:

@@ -34,7 +34,7 @@ from .session import Preview, Session
 log = logging.getLogger(__name__)
 
 MAX_RETRIES = 2
-BUILT = ("txt2img", "img2img", "inpaint")
+BUILT = ("txt2img", "img2img", "inpaint", "upscale", "preprocess")
 """Kinds that the worker can make."""
 
 REMEMBERED = 4096
@@ -243,6 +243,9 @@ class Scheduler:
             job.state = data["state"]
             if job.state == "sampling":
                 job.sampling_since = time.monotonic()
+            elif job.state == "loading":
+                job.loading_since = time.monotonic()
+            self._session(job.session).drop_progress(job.id)  # of the state before
             numbers = {"step": data.get("step", 0), "total": data.get("total", 0), "text": data.get("text", "")}
             self._session(job.session).push_state(job.id, job.state, job.next_index, job.count, **numbers)
         elif event.kind == "step":
@@ -256,9 +259,10 @@ class Scheduler:
     def _progress(self, job: Job, data: dict[str, Any]) -> None:
         if job.wish == "cancel":
             return
-        step, total = data["step"], data["total"]
-        eta = (time.monotonic() - job.sampling_since) / max(step, 1) * (total - step)
-        message = Progress(job.id, "sampling", job.next_index, job.count, step, total, round(eta, 2))
+        step, total, state = data["step"], data["total"], data["state"]
+        since = job.sampling_since if state == "sampling" else job.loading_since
+        eta = (time.monotonic() - since) / max(step, 1) * (total - step)
+        message = Progress(job.id, state, job.next_index, job.count, step, total, round(eta, 2))
         self._session(job.session).set_progress(job.id, message.to_text())
 
     def _preview(self, job: Job, event: WorkerEvent) -> None:
@@ -372,8 +376,6 @@ def check_built(recipe: Recipe) -> None:
     """Raise WireError(unsupported) for what a recipe can say and the worker cannot do yet."""
     if recipe.vae:
         raise WireError(Code.UNSUPPORTED, "Another VAE cannot be chosen yet.", "Use the model's own.")
-    if recipe.kind not in BUILT or recipe.controls or recipe.tile or recipe.variation:
-        raise WireError(Code.UNSUPPORTED, "This server cannot do that yet.", "Update it.")
 
 
 def _death(code: int | None) -> WireError:

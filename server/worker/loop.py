@@ -32,7 +32,7 @@ AHEAD = {
     "diffusers": ("UNet2DConditionModel", "AutoencoderKL", "AutoencoderTiny", "DPMSolverMultistepScheduler"),
     "transformers": ("CLIPTextModel", "CLIPTokenizer"),
 }
-KEPT_PICTURES = 4
+KEPT_PICTURES = 16
 """Input pictures kept for the next unit of the same job."""
 
 
@@ -72,7 +72,7 @@ class WorkLoop:
                     self._wake_for_live()
             elif order["do"] == "free":
                 self._live.forget_models()
-                models.free()
+                execution.free()
                 self._emit("memory", free=free_memory(device))
             else:
                 self._live.park()

@@ -52,17 +52,33 @@ class ModelCache:
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self.loads = 0
 
+    @property
+    def device(self) -> str:
+        return self._device
+
+    @property
+    def dtype(self) -> Any:
+        """What models are loaded in; None: the device's default."""
+        return self._dtype
+
     def peek(self, path: Path) -> bool:
         """Whether `path` is loaded and unchanged."""
         held = self._held.get(str(path))
-        return held is not None and held.stamp == _stamp(path)
+        return held is not None and held.stamp == file_stamp(path)
 
-    def get(self, path: Path, family: str, cancelled: Callable[[], bool]) -> Any:
-        """The loaded model. Raises WireError(model_*) or the engine's Cancelled; caches no failure."""
+    def get(
+        self,
+        path: Path,
+        family: str,
+        cancelled: Callable[[], bool],
+        progress: Callable[[float], None] | None = None,
+    ) -> Any:
+        """The loaded model. `progress` hears 0..1 while it loads. Raises WireError(model_*) or the engine's Cancelled;
+        caches no failure."""
         from server.diffusion import load_model
         from server.diffusion.residency import Residency
 
-        stamp = _stamp(path)
+        stamp = file_stamp(path)
         held = self._held.get(str(path))
         if held is not None and held.stamp == stamp:
             self._held.move_to_end(str(path))
@@ -73,7 +89,7 @@ class ModelCache:
             self._drop(str(path))
         size = sum(item[0] for item in stamp)
         self._make_room(size)
-        model = load_model(path, family, device=self._device, dtype=self._dtype, cancelled=cancelled)
+        model = load_model(path, family, device=self._device, dtype=self._dtype, progress=progress, cancelled=cancelled)
         self.loads += 1
         self._held[str(path)] = _Held(model, stamp, size, Residency(parts_of(model), model.device), weights_of(path))
         return model
@@ -157,9 +173,9 @@ def _itemsize(model: Any) -> int:
     return int(model.dtype.itemsize)
 
 
-def _stamp(path: Path) -> tuple[tuple[int, int, int], ...]:
+def file_stamp(path: Path) -> tuple[tuple[int, int, int], ...]:
     """Size, time and inode of every weight and configuration file; empty when there is none."""
-    files = [path] if path.is_file() else sorted(path.glob("*.json")) + sorted(path.glob("*/*"))
+    files = [path] if path.is_file() else sorted(path.glob("*.*")) + sorted(path.glob("*/*"))
     out = []
     for file in files:
         try:

@@ -33,6 +33,17 @@ def rgb_of(picture: Picture) -> Array:
     return ((mixed + 127) // 255).astype(np.uint8)
 
 
+def straight_of(picture: Picture) -> tuple[Array, Array | None]:
+    """bgra8 -> (height, width, 3) RGB as it is under its alpha, and the alpha; None when all of it is opaque."""
+    pixels = np.frombuffer(picture.data, np.uint8).reshape(picture.height, picture.width, 4)
+    alpha = np.ascontiguousarray(pixels[..., 3])
+    if int(alpha.min()) == 255:
+        return rgb_of(picture), None
+    # Colour under full transparency is arbitrary and would bleed into the edges: paper instead.
+    rgb = np.where(alpha[..., None] == 0, np.uint8(PAPER), pixels[..., 2::-1])
+    return np.ascontiguousarray(rgb), alpha
+
+
 def grey_of(picture: Picture) -> Array:
     """grey8 -> (height, width)."""
     return np.frombuffer(picture.data, np.uint8).reshape(picture.height, picture.width)
@@ -47,8 +58,14 @@ def picture_of(rgb: Array, alpha: Array | None = None) -> Picture:
     return Picture("bgra8", width, height, pixels.tobytes())
 
 
-def to_render(array: Array, plan: RenderPlan) -> Array:
-    """A region (target size, 2 or 3 dimensions) in render pixels, padded to `plan.extent`."""
+def to_render(array: Array, plan: RenderPlan, wrap: str = "") -> Array:
+    """A region (target size, 2 or 3 dimensions) in render pixels, padded to `plan.extent`.
+
+    With `wrap` ("x", "y" or "xy") nothing is padded, because padding would be a seam: the region fills the extent,
+    stretched by what rounding to the multiple asks for.
+    """
+    if wrap:
+        return wrapped_resize(array, plan.extent, wrap)
     if not plan.is_exact:
         width, height = (math.ceil(length - 1e-6) for length in plan.content)
         width, height = max(1, width), max(1, height)
@@ -60,9 +77,11 @@ def to_render(array: Array, plan: RenderPlan) -> Array:
     return _pad(array, plan.extent.width, plan.extent.height)
 
 
-def from_render(array: Array, plan: RenderPlan, size: Extent | None = None) -> Array:
+def from_render(array: Array, plan: RenderPlan, size: Extent | None = None, wrap: str = "") -> Array:
     """A render (any size that covers `plan.extent`, such as a small preview) back to `size`, by default the target."""
     size = size or plan.target
+    if wrap:
+        return wrapped_resize(array, size, wrap)
     ratio_x, ratio_y = array.shape[1] / plan.extent.width, array.shape[0] / plan.extent.height
     box = (0.0, 0.0, plan.content[0] * ratio_x, plan.content[1] * ratio_y)
     if box[2:] == (size.width, size.height):
@@ -70,6 +89,22 @@ def from_render(array: Array, plan: RenderPlan, size: Extent | None = None) -> A
     image = Image.fromarray(array)
     resized = image.resize(size, Image.Resampling.LANCZOS, box=_inside(box, image))
     return np.asarray(resized, np.uint8)
+
+
+_MARGIN = 16
+
+
+def wrapped_resize(array: Array, size: Extent, wrap: str) -> Array:
+    """Resampled as a whole, seeing beyond the edges along `wrap` what lies at the opposite ones."""
+    height, width = array.shape[:2]
+    if (width, height) == tuple(size):
+        return np.ascontiguousarray(array)
+    rest = [(0, 0)] * (array.ndim - 2)
+    array = np.pad(array, [(0, 0), (_MARGIN, _MARGIN), *rest], mode="wrap" if "x" in wrap else "edge")
+    array = np.pad(array, [(_MARGIN, _MARGIN), (0, 0), *rest], mode="wrap" if "y" in wrap else "edge")
+    box = (_MARGIN, _MARGIN, _MARGIN + width, _MARGIN + height)
+    method = Image.Resampling.BILINEAR if array.ndim == 2 else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(array).resize(size, method, box=box), np.uint8)
 
 
 def resize_grey(array: Array, size: Extent) -> Array:

@@ -48,12 +48,13 @@ def prepare(recipe: Recipe, pictures: dict[str, Picture], model: Any, settings: 
     recipe = resolve(recipe, model.defaults).replace(model=settings["id"])
     target = Extent(recipe.width, recipe.height)
     plan = plan_render(target, model.native)
+    wrap = recipe.tile
     if recipe.kind == "txt2img":
         return Prepared(recipe, plan, 1.0)
-    image = pixels.rgb_of(_input(pictures, recipe.image, "bgra8", target, "picture"))
+    image = pixels.rgb_of(region_picture(pictures, recipe.image, "bgra8", target, "picture"))
     if recipe.kind == "img2img":
-        return Prepared(recipe, plan, recipe.strength, image, pixels.to_render(image, plan))
-    selection = pixels.grey_of(_input(pictures, recipe.mask, "grey8", target, "mask"))
+        return Prepared(recipe, plan, recipe.strength, image, pixels.to_render(image, plan, wrap))
+    selection = pixels.grey_of(region_picture(pictures, recipe.mask, "grey8", target, "mask"))
     box = masks.bounds(selection)
     if box.is_empty:
         raise bad_request("The selection is empty, so nothing may change.", "Select an area first.")
@@ -62,7 +63,7 @@ def prepare(recipe: Recipe, pictures: dict[str, Picture], model: Any, settings: 
     feather, grow = (0, 0) if recipe.exact_mask else (int(recipe.feather), int(recipe.grow))  # type: ignore[arg-type]
     denoise = masks.denoise_mask(selection, grow, feather)
     composite = selection if recipe.exact_mask else masks.composite_mask(selection, feather)
-    render, denoise_render = pixels.to_render(image, plan), pixels.to_render(denoise, plan)
+    render, denoise_render = pixels.to_render(image, plan, wrap), pixels.to_render(denoise, plan, wrap)
     if recipe.strength >= 1.0:
         render = fill(render, denoise_render, recipe.fill)
     return Prepared(
@@ -91,7 +92,8 @@ def resolve(recipe: Recipe, defaults: dict[str, Any]) -> Recipe:
     return recipe.replace(**missing)
 
 
-def _input(pictures: dict[str, Picture], digest: str | None, format: str, target: Extent, what: str) -> Picture:
+def region_picture(pictures: dict[str, Picture], digest: str | None, format: str, target: Extent, what: str) -> Picture:
+    """The input picture of a recipe. Raises WireError(bad_request) when it has another size or format than it must."""
     picture = pictures[digest or ""]
     if (picture.format, picture.width, picture.height) != (format, target.width, target.height):
         raise bad_request(
