@@ -23,7 +23,9 @@ def words_tokenizer() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **special)
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **special)
+    made.chat_template = "at {{ messages[0].content }} night"
+    return made
 
 
 def clip_encoder(projected: bool = False, layers: int = 2) -> Any:
@@ -44,11 +46,11 @@ def clip_encoder(projected: bool = False, layers: int = 2) -> Any:
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
 
 
-def t5_encoder() -> Any:
+def t5_encoder(width: int = WIDTH) -> Any:
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
-        T5Config(vocab_size=len(WORDS), d_model=WIDTH, d_kv=16, d_ff=64, num_layers=2, num_heads=2, pad_token_id=0)
+        T5Config(vocab_size=len(WORDS), d_model=width, d_kv=16, d_ff=64, num_layers=2, num_heads=2, pad_token_id=0)
     )
 
 
@@ -106,7 +108,92 @@ def flux1(inpaint: bool = False, few_steps: bool = False) -> dict[str, Any]:
     }
 
 
-MAKERS: dict[str, Callable[..., dict[str, Any]]] = {"flux1": flux1}
+def sd3(with_t5: bool = True, dynamic: bool = False) -> dict[str, Any]:
+    from diffusers import SD3Transformer2DModel
+
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        caption_projection_dim=32,
+        pooled_projection_dim=2 * WIDTH,
+        out_channels=16,
+        pos_embed_max_size=24,
+    )
+    parts = {
+        "class": "StableDiffusion3Pipeline",
+        "transformer": transformer,
+        "vae": autoencoder(),
+        "text_encoder": clip_encoder(projected=True, layers=3),
+        "text_encoder_2": clip_encoder(projected=True, layers=3),
+        "schedule": DYNAMIC if dynamic else {"num_train_timesteps": 1000, "shift": 3.0},
+    }
+    return {**parts, "text_encoder_3": t5_encoder(3 * WIDTH)} if with_t5 else parts
+
+
+def chroma() -> dict[str, Any]:
+    from diffusers import ChromaTransformer2DModel
+
+    transformer = ChromaTransformer2DModel(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=8,
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+    return {
+        "class": "ChromaPipeline",
+        "transformer": transformer,
+        "vae": autoencoder(),
+        "text_encoder": t5_encoder(),
+        "schedule": {"num_train_timesteps": 1000, "shift": 1.0},
+    }
+
+
+def z_image() -> dict[str, Any]:
+    from diffusers import ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    transformer = ZImageTransformer2DModel(
+        in_channels=16,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        axes_dims=[4, 6, 6],
+        axes_lens=[1024, 64, 64],
+    )
+    config = Qwen3Config(
+        vocab_size=len(WORDS),
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+    )
+    return {
+        "class": "ZImagePipeline",
+        "transformer": transformer,
+        "vae": autoencoder(),
+        "text_encoder": Qwen3Model(config),
+        "schedule": {"num_train_timesteps": 1000, "shift": 3.0},
+    }
+
+
+MAKERS: dict[str, Callable[..., dict[str, Any]]] = {"flux1": flux1, "sd3": sd3, "chroma": chroma, "z-image": z_image}
 
 
 def make_flow_model(folder: Path, family: str, seed: int = 0, **kind: Any) -> Path:

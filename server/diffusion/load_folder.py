@@ -47,16 +47,21 @@ class _Folder:
     def load(self) -> LoadedModel:
         row, path = self.job.row, self.job.path
         index = self._json(path / "model_index.json")
+        missing = {part for part in row.optional if index.get(part) in (None, [None, None])}
         for part, wanted in row.parts.items():
+            if part in missing:
+                continue
             entry = index.get(part)
             if not isinstance(entry, list) or len(entry) != 2 or entry[1] != wanted.partition(":")[2]:
                 raise unsupported(path.name, f"it is not a {row.title} model")
-        configs = {part: self._json(path / part / "config.json") for part in row.parts}
+        configs = {part: self._json(path / part / "config.json") for part in row.parts if part not in missing}
         other = index.get("text_encoder_2") or configs.get("unet", {}).get("addition_embed_type") == "text_time"
         if other and "text_encoder_2" not in row.parts:
             raise unsupported(path.name, f"it is not a {row.title} model")
-        parts: dict[str, Any] = {part: self._part(part, configs[part]) for part in PARTS if part in row.parts}
+        parts: dict[str, Any] = {part: self._part(part, configs[part]) for part in PARTS if part in configs}
         for part, kind in row.tokenizers.items():
+            if part in missing:
+                continue
             parts[part] = folder_tokenizer(path / part) if kind == "clip" else any_tokenizer(path / part)
         parts["zeros_for_empty"] = index.get("force_zeros_for_empty_prompt", True) is True
         extra = self._settings()

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from krita_sd.geometry import NATIVE, NativeRange, stated_native
+from krita_sd.geometry import LARGE_NATIVE, NATIVE, NativeRange, stated_native
 
 from .header import Header, corrupt
-
-SUPPORTED = frozenset({"sd1", "sd2", "sdxl"})
-"""Families of which the engine has a module."""
+from .kinds import other_kind, part_kind
 
 TITLES = {
     "sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL",
-    "sdxl-refiner": "the SDXL refiner", "sd3": "Stable Diffusion 3", "flux1": "Flux 1", "flux2": "Flux 2",
+    "sdxl-refiner": "the SDXL refiner", "sd3": "Stable Diffusion 3", "flux1": "Flux 1",
+    "flux1-kontext": "Flux 1 Kontext", "flux2": "Flux 2", "qwen-image-edit": "Qwen-Image Edit",
     "z-image": "Z-Image", "qwen-image": "Qwen-Image", "chroma": "Chroma",
 }  # fmt: skip
 
@@ -29,9 +28,14 @@ MAX_CONFIG = 1024 * 1024
 """Bytes of a JSON configuration file."""
 
 
+INPAINTING_CHANNELS = frozenset({9, 33, 384})
+"""Input channels of the models with mask channels: the UNets, SD3, and Flux Fill's tokens."""
+
+
 @dataclass(frozen=True)
 class Detected:
-    """kind: checkpoint | lora | vae | controlnet | embedding | component | unknown. channels: of the UNet's input."""
+    """kind: checkpoint | lora | vae | controlnet | t2i_adapter | ip_adapter | embedding | upscaler | text_encoder |
+    component | unknown. channels: of the denoiser's input."""
 
     kind: str
     family: str = ""
@@ -39,7 +43,7 @@ class Detected:
 
     @property
     def inpainting(self) -> bool:
-        return self.channels == 9
+        return self.channels in INPAINTING_CHANNELS
 
 
 UNKNOWN = Detected("unknown")
@@ -49,23 +53,24 @@ _LDM = "model.diffusion_model."
 def detect(header: Header) -> Detected:
     """Classify a single file by its header."""
     shapes = header.shapes
-    if any(".lora_" in name or name.startswith("lora_") or ".hada_" in name for name in shapes):
-        return Detected("lora", _lora_family(shapes))
-    if "emb_params" in shapes or "clip_l" in shapes or "string_to_param.*" in shapes:
-        return Detected("embedding")
-    if any(name.startswith("control_model.") or "controlnet_cond_embedding" in name for name in shapes):
-        return Detected("controlnet")
+    other = other_kind(shapes)
+    if other is not None:
+        return Detected(*other)
     conv_in = shapes.get(_LDM + "input_blocks.0.0.weight")
     if conv_in is not None and len(conv_in) == 4:
         return Detected("checkpoint", _unet_family(shapes), conv_in[1])
-    transformer = _transformer_family(shapes)
-    if transformer:
-        return Detected("checkpoint", transformer)
-    if "decoder.conv_in.weight" in shapes or "first_stage_model.decoder.conv_in.weight" in shapes:
-        return Detected("vae")
-    if "conv_in.weight" in shapes or any(name.startswith("text_model.") for name in shapes):
+    family, channels = _transformer_family(shapes)
+    if family:
+        return Detected("checkpoint", family, channels)
+    part = part_kind(shapes)
+    if part is not None:
+        return Detected(*part)
+    if "conv_in.weight" in shapes or any(name.startswith(_DIFFUSERS_PARTS) for name in shapes):
         return Detected("component")
     return UNKNOWN
+
+
+_DIFFUSERS_PARTS = ("transformer_blocks.0.", "single_transformer_blocks.0.", "down_blocks.0.")
 
 
 def _unet_family(shapes: dict[str, tuple[int, ...]]) -> str:
@@ -83,39 +88,45 @@ def _unet_family(shapes: dict[str, tuple[int, ...]]) -> str:
     return {768: "sd1", 1024: "sd2", 2048: "sdxl"}.get(widths[0] if widths else 0, "")
 
 
-def _transformer_family(shapes: dict[str, tuple[int, ...]]) -> str:
-    prefixes = {"joint_blocks": "sd3", "double_stream_modulation_img": "flux2", "distilled_guidance_layer": "chroma"}
-    names = [name.removeprefix(_LDM) for name in shapes]
-    for prefix, family in prefixes.items():
-        if any(name.startswith(prefix) for name in names):
-            return family
-    if any(name.startswith("double_blocks.0.") for name in names):
-        return "flux1"
-    if any(name.startswith("noise_refiner.0.") for name in names):
-        return "z-image"
-    if any(name.startswith("transformer_blocks.0.attn.add_k_proj") for name in names):
-        return "qwen-image"
-    return ""
+def _transformer_family(shapes: dict[str, tuple[int, ...]]) -> tuple[str, int]:
+    """(family, input channels) of the transformers in the layout of their authors; "" for parts in diffusers' names."""
+    bare = {name.removeprefix(_LDM).removeprefix("diffusion_model."): shape for name, shape in shapes.items()}
+    channels = _width(bare, "img_in.weight", 64)
+
+    def has(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in bare)
+
+    if has("joint_blocks.0."):
+        return "sd3", 4
+    if has("double_stream_modulation_img."):
+        return "flux2", channels
+    if has("distilled_guidance_layer."):
+        return "chroma", channels
+    if has("double_blocks.0.img_") and not has("txt_in.individual_token_refiner."):  # Hunyuan's have that
+        return "flux1", channels
+    wide = _width(bare, "cap_embedder.1.weight", 0, axis=0) == 3840  # Lumina's, of the same build, are narrower
+    if has("noise_refiner.0.") and (has("cap_pad_token") or wide):
+        return "z-image", 4
+    if has("transformer_blocks.0.attn.add_k_proj.") and has("txt_norm."):
+        return "qwen-image", channels
+    return "", 4
 
 
-def _lora_family(shapes: dict[str, tuple[int, ...]]) -> str:
-    if any("double_blocks" in name or "single_transformer_blocks" in name for name in shapes):
-        return "flux1"
-    if any(name.startswith("lora_te2_") or "text_encoder_2" in name for name in shapes):
-        return "sdxl"
-    for name, shape in shapes.items():
-        if "attn2" in name and "to_k" in name and ("down" in name or "lora_A" in name) and len(shape) == 2:
-            return {768: "sd1", 1024: "sd2", 2048: "sdxl"}.get(shape[1], "")
-    return ""
+def _width(shapes: dict[str, tuple[int, ...]], name: str, fallback: int, axis: int = 1) -> int:
+    shape = shapes.get(name, ())
+    return shape[axis] if len(shape) == 2 else fallback
 
 
 PIPELINES = {
     "StableDiffusionPipeline": "", "StableDiffusionImg2ImgPipeline": "", "StableDiffusionInpaintPipeline": "",
     "StableDiffusionXLPipeline": "sdxl", "StableDiffusionXLInpaintPipeline": "sdxl",
-    "StableDiffusionXLImg2ImgPipeline": "sdxl", "StableDiffusion3Pipeline": "sd3", "FluxPipeline": "flux1",
-    "FluxFillPipeline": "flux1", "FluxKontextPipeline": "flux1", "Flux2Pipeline": "flux2",
-    "Flux2KleinPipeline": "flux2", "ZImagePipeline": "z-image", "QwenImagePipeline": "qwen-image",
-    "QwenImageEditPipeline": "qwen-image", "ChromaPipeline": "chroma",
+    "StableDiffusionXLImg2ImgPipeline": "sdxl", "StableDiffusion3Pipeline": "sd3",
+    "StableDiffusion3Img2ImgPipeline": "sd3", "StableDiffusion3InpaintPipeline": "sd3", "FluxPipeline": "flux1",
+    "FluxImg2ImgPipeline": "flux1", "FluxInpaintPipeline": "flux1", "FluxFillPipeline": "flux1",
+    "FluxKontextPipeline": "flux1-kontext", "Flux2Pipeline": "flux2", "Flux2KleinPipeline": "flux2",
+    "ZImagePipeline": "z-image", "ZImageImg2ImgPipeline": "z-image", "QwenImagePipeline": "qwen-image",
+    "QwenImageEditPipeline": "qwen-image-edit", "QwenImageEditPlusPipeline": "qwen-image-edit",
+    "ChromaPipeline": "chroma", "ChromaImg2ImgPipeline": "chroma",
 }  # fmt: skip
 """diffusers pipeline classes; "" is told apart by the UNet's configuration."""
 
@@ -127,7 +138,10 @@ def detect_folder(folder: Path) -> Detected:
     if family is None:
         return Detected("checkpoint", "")
     if family:
-        return Detected("checkpoint", family)
+        part = "unet" if family == "sdxl" else "transformer"
+        config = read_json(folder / part / "config.json") if (folder / part / "config.json").is_file() else {}
+        channels = config.get("in_channels", 4)
+        return Detected("checkpoint", family, channels if isinstance(channels, int) else 4)
     unet = read_json(folder / "unet" / "config.json")
     channels = unet.get("in_channels", 4)
     # Widths vary between small and fine-tuned models; linear projections came with SD 2.x.
@@ -135,15 +149,16 @@ def detect_folder(folder: Path) -> Detected:
     return Detected("checkpoint", "sd2" if second else "sd1", channels if isinstance(channels, int) else 4)
 
 
-def native_of(folder: Path, family: str, settings: dict[str, Any]) -> NativeRange | None:
+def native_of(folder: Path, family: str, settings: dict[str, Any]) -> NativeRange:
     """The native sizes of a diffusers folder: what its settings (krita_sd.json) say, else its UNet's `sample_size`
-    times the VAE's factor, half as much again for the largest; None when neither is stated."""
-    sample = read_json(folder / "unet" / "config.json").get("sample_size")
+    times the VAE's factor, half as much again for the largest, else the family's."""
+    if family not in NATIVE:
+        return LARGE_NATIVE
+    unet = folder / "unet" / "config.json"
+    sample = read_json(unet).get("sample_size") if unet.is_file() else None
     widths = read_json(folder / "vae" / "config.json").get("block_out_channels")
     factor = 2 ** (len(widths) - 1) if isinstance(widths, list) and widths else 8
     given = settings.get("native")
-    if family not in NATIVE:
-        return None
     size = sample if isinstance(sample, int) else None
     second_pass = settings.get("second_pass", True) is True
     try:

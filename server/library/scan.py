@@ -20,13 +20,17 @@ from typing import Any
 from krita_sd.geometry import NATIVE, NativeRange
 from krita_sd.wire.errors import Code, WireError
 
-from .family import SUPPORTED, TITLES, UNKNOWN, Detected, detect, detect_folder, native_of, read_json
+from .capabilities import FILES, FOLDERS
+from .family import INPAINTING_CHANNELS, TITLES, UNKNOWN, Detected, detect, detect_folder, native_of, read_json
 from .header import read_header
 
 log = logging.getLogger(__name__)
 
 UNSAFE = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
-COMPONENTS = ("unet", "vae", "text_encoder")
+COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+GENERIC = frozenset({"diffusion_pytorch_model", "model", "adapter_model", "pytorch_lora_weights"})
+"""Names of weights inside a folder that carries the model's own name."""
+
 MAX_DEPTH = 16
 MAX_ENTRIES = 200_000
 POCKET = Path(__file__).resolve().parents[1] / "pocket"
@@ -113,9 +117,13 @@ class Library:
         return entry
 
     def _find(self) -> Iterator[ModelEntry]:
+        seen: set[tuple[int, int]] = set()
         if self._pocket is not None and (self._pocket / "model_index.json").is_file():
             yield self._folder(self._pocket, "pocket")
-        seen: set[tuple[int, int]] = set()
+            for extra in ("lora", "controlnet"):
+                if (self._pocket / extra).is_dir():
+                    for _, path, stamp in _walk(self._pocket / extra, seen, 0):
+                        yield self._file(path, stamp)
         budget = MAX_ENTRIES
         for root in self.roots:
             for kind, path, stamp in _walk(root, seen, 0):
@@ -138,7 +146,7 @@ class Library:
             if (path / "krita_sd.json").is_file():
                 settings = read_json(path / "krita_sd.json")
                 name = settings["name"] if isinstance(settings.get("name"), str) else name
-            problem, code = _unsupported(name, detected) or _unsafe_folder(path) or ("", code)
+            problem, code = _unsupported(name, detected, FOLDERS) or _unsafe_folder(path) or ("", code)
             if not problem:
                 native = native_of(path, detected.family, settings)
                 for file in _weights(path):
@@ -165,13 +173,17 @@ class Library:
             )
         try:
             detected = detect(read_header(path))
-            problem, code = _unsupported(path.name, detected) or ("", Code.MODEL_UNSUPPORTED)
+            problem, code = _unsupported(path.name, detected, FILES) or ("", Code.MODEL_UNSUPPORTED)
         except WireError as error:
             detected, problem, code = Detected("checkpoint"), error.message, error.code
         return ModelEntry(
-            _id(path), path.stem, path, detected.kind, detected.family, size, problem, code,
+            _id(path), _name(path), path, detected.kind, detected.family, size, problem, code,
             detected.inpainting, NATIVE.get(detected.family) if detected.kind == "checkpoint" else None, {}, stamp,
         )  # fmt: skip
+
+
+def _name(path: Path) -> str:
+    return path.parent.name if path.stem.partition(".")[0] in GENERIC else path.stem
 
 
 def _walk(root: Path, seen: set[tuple[int, int]], depth: int) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
@@ -232,7 +244,10 @@ def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unsafe_folder(folder: Path) -> tuple[str, Code] | None:
-    for part in COMPONENTS:
+    denoiser = "transformer" if (folder / "transformer").is_dir() else "unet"
+    named = read_json(folder / "model_index.json")
+    more = [part for part in COMPONENTS[4:] if isinstance(named.get(part), list) and all(named[part])]
+    for part in (denoiser, "vae", "text_encoder", *more):
         if any((folder / part).glob("*.safetensors")):
             continue
         if any(file.suffix.lower() in UNSAFE for file in (folder / part).glob("*")):
@@ -242,17 +257,22 @@ def _unsafe_folder(folder: Path) -> tuple[str, Code] | None:
     return None
 
 
-def _unsupported(name: str, detected: Detected) -> tuple[str, Code] | None:
+def _unsupported(name: str, detected: Detected, families: frozenset[str]) -> tuple[str, Code] | None:
+    """Why a model cannot be used, in one sentence; `families`: those that can be loaded in this form."""
     if detected.kind in ("unknown", "component"):
         return f"{name} is not a kind of model that is known here.", Code.MODEL_UNSUPPORTED
+    if detected.kind == "text_encoder":
+        return f"{name} is a text encoder, a part of a model; use the model's whole folder.", Code.MODEL_UNSUPPORTED
     if detected.kind != "checkpoint":
         return None
     if not detected.family:
         return f"The architecture of {name} is not known here.", Code.MODEL_UNSUPPORTED
-    if detected.family not in SUPPORTED:
-        title = TITLES.get(detected.family, detected.family)
+    title = TITLES.get(detected.family, detected.family)
+    if detected.family not in families:
+        if detected.family in FOLDERS:
+            return f"{name} is {title} in a single file; use its diffusers folder instead.", Code.MODEL_UNSUPPORTED
         return f"{name} is {title}, which is not supported yet.", Code.MODEL_UNSUPPORTED
-    if detected.channels not in (4, 9):
+    if detected.family in FILES and detected.channels != 4 and detected.channels not in INPAINTING_CHANNELS:
         return f"{name} takes {detected.channels} input channels, which is not supported yet.", Code.MODEL_UNSUPPORTED
     return None
 

@@ -126,22 +126,100 @@ FAMILIES: dict[str, tuple[dict[str, tuple[int, ...]], tuple[str, str, int]]] = {
         ("checkpoint", "sdxl-refiner", 4),
     ),
     "sd3": ({LDM + "joint_blocks.0.x_block.attn.qkv.weight": (1, 1)}, ("checkpoint", "sd3", 4)),
-    "flux1": ({"double_blocks.0.img_attn.qkv.weight": (1, 1)}, ("checkpoint", "flux1", 4)),
+    "flux1": ({"double_blocks.0.img_attn.qkv.weight": (1, 1)}, ("checkpoint", "flux1", 64)),
     "flux2": (
         {"double_stream_modulation_img.lin.weight": (1, 1), "double_blocks.0.img_attn.qkv.weight": (1, 1)},
-        ("checkpoint", "flux2", 4),
+        ("checkpoint", "flux2", 64),
     ),
-    "z-image": ({LDM + "noise_refiner.0.attention.qkv.weight": (1, 1)}, ("checkpoint", "z-image", 4)),
-    "qwen": ({"transformer_blocks.0.attn.add_k_proj.weight": (1, 1)}, ("checkpoint", "qwen-image", 4)),
+    "flux1 fill": (
+        {"double_blocks.0.img_attn.qkv.weight": (1, 1), "img_in.weight": (3072, 384)},
+        ("checkpoint", "flux1", 384),
+    ),
+    "z-image": (
+        {LDM + "noise_refiner.0.attention.qkv.weight": (1, 1), LDM + "cap_embedder.1.weight": (3840, 2560)},
+        ("checkpoint", "z-image", 4),
+    ),
+    "lumina, built alike": (
+        {LDM + "noise_refiner.0.attention.qkv.weight": (1, 1), LDM + "cap_embedder.1.weight": (2304, 2304)},
+        ("unknown", "", 4),
+    ),
+    "hunyuan video, built like flux": (
+        {"double_blocks.0.img_attn_qkv.weight": (1, 1), "txt_in.individual_token_refiner.x": (1,)},
+        ("unknown", "", 4),
+    ),
+    "qwen": (
+        {"transformer_blocks.0.attn.add_k_proj.weight": (1, 1), "txt_norm.weight": (3584,)},
+        ("checkpoint", "qwen-image", 64),
+    ),
+    "flux1's transformer out of a folder": (
+        {"transformer_blocks.0.attn.add_k_proj.weight": (1, 1), "single_transformer_blocks.0.norm.linear.weight": (1,)},
+        ("component", "", 4),
+    ),
     "chroma": (
         {"distilled_guidance_layer.in_proj.weight": (1, 1), "double_blocks.0.img_attn.qkv.weight": (1, 1)},
-        ("checkpoint", "chroma", 4),
+        ("checkpoint", "chroma", 64),
     ),
+    "full file with EMA copies": (
+        {
+            LDM + "input_blocks.0.0.weight": (320, 4, 3, 3),
+            "model_ema.diffusion_modelinput_blocks00weight": (320, 4, 3, 3),
+            "cond_stage_model.transformer.text_model.x": (1,),
+        },
+        ("checkpoint", "sd1", 4),
+    ),
+    "sdxl lora": ({"lora_te2_text_model_x.lora_down.weight": (8, 1280)}, ("lora", "sdxl", 4)),
+    "flux1 lora": ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (8, 1)}, ("lora", "flux1", 4)),
+    "flux1 lora of the authors": (
+        {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (8, 1)},
+        ("lora", "flux1", 4),
+    ),
+    "flux2 lora": ({"single_transformer_blocks.0.attn.to_qkv_mlp_proj.lora_A.weight": (8, 1)}, ("lora", "flux2", 4)),
+    "qwen lora": ({"transformer_blocks.0.img_mlp.net.0.proj.lora_A.weight": (8, 1)}, ("lora", "qwen-image", 4)),
+    "sd3 lora": ({"transformer.transformer_blocks.0.ff_context.net.0.proj.lora_A.weight": (8, 1)}, ("lora", "sd3", 4)),
+    "z-image lora": ({"diffusion_model.layers.0.attention.to_q.lora_A.weight": (8, 3840)}, ("lora", "z-image", 4)),
+    "loha": ({"lora_unet_x.hada_w1_a": (8, 8)}, ("lora", "", 4)),
+    "sdxl controlnet": (
+        {
+            "controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3),
+            "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight": (640, 2048),
+        },
+        ("controlnet", "sdxl", 4),
+    ),
+    "original controlnet": (
+        {
+            "control_model.input_hint_block.0.weight": (16, 3, 3, 3),
+            "control_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+        },
+        ("controlnet", "sd1", 4),
+    ),
+    "flux1 controlnet": ({"controlnet_blocks.0.weight": (1, 1), "img_in.weight": (1, 64)}, ("controlnet", "flux1", 4)),
+    "z-image controlnet": ({"control_layers.0.x": (1,)}, ("controlnet", "z-image", 4)),
+    "t2i adapter": (
+        {"adapter.conv_in.weight": (320, 192, 3, 3), "adapter.body.0.resnets.0.block1.weight": (1,)},
+        ("t2i_adapter", "sd1", 4),
+    ),
+    "sdxl t2i adapter": (
+        {"conv_in.weight": (320, 768, 3, 3), "body.0.block1.weight": (1,)},
+        ("t2i_adapter", "sdxl", 4),
+    ),
+    "ip adapter": (
+        {"ip_adapter.1.to_k_ip.weight": (320, 768), "image_proj.proj.weight": (3072, 1024)},
+        ("ip_adapter", "sd1", 4),
+    ),
+    "sdxl embedding": ({"clip_g": (2, 1280), "clip_l": (2, 768)}, ("embedding", "sdxl", 4)),
+    "embedding with a name of its own": ({"<cat>": (1, 768)}, ("embedding", "sd1", 4)),
+    "old esrgan": ({"model.1.sub.0.RDB1.conv1.0.weight": (32, 64, 3, 3)}, ("upscaler", "", 4)),
+    "new esrgan": ({"body.0.rdb1.conv1.weight": (32, 64, 3, 3)}, ("upscaler", "", 4)),
+    "compact upscaler": ({"body.0.weight": (64, 3, 3, 3), "body.1.weight": (64,)}, ("upscaler", "", 4)),
+    "flux1 vae": ({"decoder.conv_in.weight": (512, 16, 3, 3)}, ("vae", "flux1", 4)),
+    "qwen vae": ({"decoder.conv1.weight": (384, 16, 3, 3, 3)}, ("vae", "qwen-image", 4)),
+    "clip": ({"text_model.encoder.layers.0.mlp.fc1.weight": (1, 1)}, ("text_encoder", "", 4)),
+    "t5": ({"encoder.block.0.layer.0.SelfAttention.q.weight": (1, 1)}, ("text_encoder", "", 4)),
     "kohya lora": ({"lora_unet_down_attn2_to_k.lora_down.weight": (8, 768)}, ("lora", "sd1", 4)),
     "peft lora": ({"unet.down_blocks.0.attn2.to_k.lora_A.weight": (8, 1024)}, ("lora", "sd2", 4)),
     "vae": ({"decoder.conv_in.weight": (512, 4, 3, 3)}, ("vae", "", 4)),
     "controlnet": ({"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3)}, ("controlnet", "", 4)),
-    "embedding": ({"emb_params": (4, 768)}, ("embedding", "", 4)),
+    "embedding": ({"emb_params": (4, 768)}, ("embedding", "sd1", 4)),
     "nothing known": ({"weight": (1,)}, ("unknown", "", 4)),
 }
 
@@ -153,7 +231,7 @@ def test_families_are_told_by_tensors(name: str) -> None:
     assert (found.kind, found.family, found.channels) == expected
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("inpaint", [False, True])
 def test_real_files_and_folders_are_recognised_alike(tmp_path: Path, family: str, inpaint: bool) -> None:
     make_file(tmp_path / "sdxl-by-name.safetensors", family, inpaint)
@@ -183,7 +261,7 @@ def test_the_library_states_the_native_sizes_that_the_engine_uses(tmp_path: Path
 
 
 def test_an_unsupported_family_is_listed_with_its_name(tmp_path: Path) -> None:
-    shapes = {LDM + "label_emb.0.0.weight": [1, 2816], LDM + "input_blocks.0.0.weight": [1, 4, 1, 1]}
+    shapes = {LDM + "label_emb.0.0.weight": [1, 2560], LDM + "input_blocks.0.0.weight": [1, 4, 1, 1]}
     table, position = {}, 0
     for name, shape in shapes.items():
         size = 4 * shape[0] * shape[1]
@@ -193,7 +271,7 @@ def test_an_unsupported_family_is_listed_with_its_name(tmp_path: Path) -> None:
     library = Library([tmp_path], None)
     library.scan()
     (entry,) = library.entries
-    assert entry.problem == "big.safetensors is Stable Diffusion XL, which is not supported yet."
+    assert entry.problem == "big.safetensors is the SDXL refiner, which is not supported yet."
     with pytest.raises(WireError) as caught:
         library.find(entry.id)
     assert caught.value.code is Code.MODEL_UNSUPPORTED
@@ -280,3 +358,44 @@ def test_ten_thousand_files_are_rescanned_quickly(tmp_path: Path) -> None:
     library.scan()
     # Promised under a second; the margin is for busy machines, and opening every file again would still exceed it.
     assert time.process_time() - started < 2.0
+
+
+def test_flow_matching_folders_are_recognised_and_their_single_files_are_told_what_to_do(tmp_path: Path) -> None:
+    from tests.tiny_flow import make_flow_model
+
+    make_flow_model(tmp_path / "flux", "flux1")
+    make_flow_model(tmp_path / "fill", "flux1", inpaint=True)
+    make_flow_model(tmp_path / "sd3", "sd3", with_t5=False)
+    table = {"double_blocks.0.img_attn.qkv.weight": tensor(0, 4, [1, 1])}
+    (tmp_path / "flux1-dev.safetensors").write_bytes(pack(table, bytes(4)))
+    library = Library([tmp_path], None)
+    library.scan()
+    found = {entry.path.name: (entry.family, entry.inpainting, entry.problem) for entry in library.entries}
+    sentence = "flux1-dev.safetensors is Flux 1 in a single file; use its diffusers folder instead."
+    assert found == {
+        "flux": ("flux1", False, ""),
+        "fill": ("flux1", True, ""),
+        "sd3": ("sd3", False, ""),
+        "flux1-dev.safetensors": ("flux1", False, sentence),
+    }
+    assert all(entry.native is not None for entry in library.entries if entry.usable)
+    shutil.rmtree(tmp_path / "flux" / "text_encoder_2")
+    library.scan()
+    (entry,) = (entry for entry in library.entries if entry.path.name == "flux")
+    assert entry.problem == "The model folder flux has no weights for its text encoder 2."
+
+
+def test_weights_in_a_folder_of_their_own_carry_its_name(tmp_path: Path) -> None:
+    (tmp_path / "canny").mkdir()
+    table = {"controlnet_cond_embedding.conv_in.weight": tensor(0, 4, [1, 1])}
+    (tmp_path / "canny" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(pack(table, bytes(4)))
+    pocket = make_model(tmp_path / "pocket")
+    (pocket / "lora").mkdir()
+    table = {"lora_unet_x.lora_down.weight": tensor(0, 4, [1, 1])}
+    (pocket / "lora" / "ink.safetensors").write_bytes(pack(table, bytes(4)))
+    library = Library([tmp_path / "canny"], pocket)
+    library.scan()
+    assert [(entry.kind, entry.name) for entry in library.entries if entry.id != "pocket"] == [
+        ("lora", "ink"),
+        ("controlnet", "canny"),
+    ]

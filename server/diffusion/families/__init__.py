@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Family:
     """One row. maker: class of the loaded model, "module:name". parts: classes of a diffusers folder's parts with
-    weights, "library:class". tokenizers: their kinds, by part. layout: of single files; config: what those lack.
+    weights, "library:class". tokenizers: their kinds, by part. optional: parts that a folder may lack. layout: of
+    single files ("" when only folders can be loaded); config: what those lack.
     """
 
     title: str
     maker: str
     parts: Mapping[str, str]
     tokenizers: Mapping[str, str] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
     layout: str = ""
     config: str = ""
 
@@ -25,25 +27,44 @@ _HERE = "server.diffusion.families."
 _UNET = {"unet": "diffusers:UNet2DConditionModel", "vae": "diffusers:AutoencoderKL"}
 _CLIP = "transformers:CLIPTextModel"
 _CLIP_G = "transformers:CLIPTextModelWithProjection"
+_T5 = "transformers:T5EncoderModel"
 
 FAMILIES: dict[str, Family] = {
     "sd1": Family(
         "Stable Diffusion 1.x", f"{_HERE}sd:StableDiffusion", {**_UNET, "text_encoder": _CLIP},
-        {"tokenizer": "clip"}, "clip", "sd1.json",
+        {"tokenizer": "clip"}, layout="clip", config="sd1.json",
     ),
     "sd2": Family(
         "Stable Diffusion 2.x", f"{_HERE}sd:StableDiffusion", {**_UNET, "text_encoder": _CLIP},
-        {"tokenizer": "clip"}, "openclip", "sd2.json",
+        {"tokenizer": "clip"}, layout="openclip", config="sd2.json",
     ),
     "sdxl": Family(
         "Stable Diffusion XL", f"{_HERE}sdxl:StableDiffusionXL",
         {**_UNET, "text_encoder": _CLIP, "text_encoder_2": _CLIP_G},
-        {"tokenizer": "clip", "tokenizer_2": "clip"}, "xl", "sdxl.json",
+        {"tokenizer": "clip", "tokenizer_2": "clip"}, layout="xl", config="sdxl.json",
     ),
     "flux1": Family(
         "Flux 1", f"{_HERE}flux1:Flux1",
         {"transformer": "diffusers:FluxTransformer2DModel", "vae": "diffusers:AutoencoderKL",
-         "text_encoder": _CLIP, "text_encoder_2": "transformers:T5EncoderModel"},
+         "text_encoder": _CLIP, "text_encoder_2": _T5},
         {"tokenizer": "clip", "tokenizer_2": "any"},
+    ),
+    "sd3": Family(
+        "Stable Diffusion 3", f"{_HERE}sd3:StableDiffusion3",
+        {"transformer": "diffusers:SD3Transformer2DModel", "vae": "diffusers:AutoencoderKL",
+         "text_encoder": _CLIP_G, "text_encoder_2": _CLIP_G, "text_encoder_3": _T5},
+        {"tokenizer": "clip", "tokenizer_2": "clip", "tokenizer_3": "any"},
+        optional=("text_encoder_3", "tokenizer_3"),
+    ),
+    "chroma": Family(
+        "Chroma", f"{_HERE}chroma:Chroma",
+        {"transformer": "diffusers:ChromaTransformer2DModel", "vae": "diffusers:AutoencoderKL", "text_encoder": _T5},
+        {"tokenizer": "any"},
+    ),
+    "z-image": Family(
+        "Z-Image", f"{_HERE}z_image:ZImage",
+        {"transformer": "diffusers:ZImageTransformer2DModel", "vae": "diffusers:AutoencoderKL",
+         "text_encoder": "transformers:Qwen3Model"},
+        {"tokenizer": "any"},
     ),
 }  # fmt: skip

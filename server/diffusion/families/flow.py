@@ -10,13 +10,15 @@ import numpy as np
 import torch
 
 from server.diffusion.families.common import PartsModel
-from server.diffusion.prompt import BREAK, parse_prompt
 from server.diffusion.schedules import Spacing
+from server.prompt import parse_attention, split_blend
+from server.prompt.attention import BREAK
 
 
 def plain_text(prompt: str) -> str:
-    """A prompt without its weights, which only CLIP knows what to do with."""
-    return "".join(" " if text is BREAK else text for text, _ in parse_prompt(prompt))
+    """A prompt without its weights and shares, which only CLIP knows what to do with."""
+    texts = (parse_attention(text) for text, _ in split_blend(prompt))
+    return " ".join("".join(" " if part is BREAK else part for part, _ in text) for text in texts)
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

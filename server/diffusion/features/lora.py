@@ -31,9 +31,16 @@ _SUFFIXES = {
     "alpha": r"\.alpha",
 }
 _KINDS = {kind: re.compile(rf"(.+?)(?:{pattern})") for kind, pattern in _SUFFIXES.items()}
-_KOHYA = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
+_KOHYA = {
+    "lora_unet_": "unet",
+    "lora_transformer_": "unet",
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+}
 _DOTTED = {
     "unet.": "unet",
+    "transformer.": "unet",
     "text_encoder.": "text_encoder",
     "text_encoder_2.": "text_encoder_2",
     "base_model.model.": "unet",
@@ -118,6 +125,9 @@ def _flat_names(part: str, root: Any) -> dict[str, Any]:
         name: module for name, module in root.named_modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
     }
     flat = {name.replace(".", "_"): module for name, module in layers.items()}
+    if part == "unet" and "up_block_types" not in root.config:
+        # Transformers: diffusers' names; those of the authors pack several layers into one.
+        return flat
     if part == "unet":
         sources = ldm.unet_sources([f"{name}.weight" for name in layers], root.config)
         for name, source in sources.items():

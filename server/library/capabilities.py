@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each family can do here: one row each, sent to clients in the hello and printed as docs/models.md."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from krita_sd.wire.recipe import SAMPLERS
+
+from .family import TITLES
+
+FLOW_SAMPLERS = ("Euler", "Heun", "LCM")
+"""What the flow-matching families can be run with; a test compares it with the engine's own table."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """One row. guidance: "pair" (negative and positive in one batch), "calls" (one after the other), "input" (a
+    number that the network reads), "none". negative: a negative prompt means something. weights: so do weights of
+    words. file: single .safetensors files load. inpainting: models with mask channels are known. lora: LoRAs apply.
+    note: one sentence about what is missing.
+    """
+
+    guidance: str
+    negative: bool = True
+    weights: bool = True
+    clip_skip: bool = True
+    file: bool = True
+    inpainting: bool = False
+    lora: bool = True
+    samplers: tuple[str, ...] = SAMPLERS
+    note: str = ""
+
+    def to_json(self, family: str) -> dict[str, Any]:
+        """As the hello carries it; kinds of task are the same for every family."""
+        return {"title": TITLES[family], "kinds": ["txt2img", "img2img", "inpaint"], **asdict(self)}
+
+
+_ONLY_FOLDERS = (
+    "Only diffusers folders load: single files come without tokenizers and text encoders. LoRAs: in diffusers' names."
+)
+
+CAPABILITIES: dict[str, Capabilities] = {
+    "sd1": Capabilities("pair", inpainting=True),
+    "sd2": Capabilities("pair", inpainting=True),
+    "sdxl": Capabilities("pair", inpainting=True, note="The refiner is not used."),
+    "sd3": Capabilities(
+        "pair", file=False, inpainting=True, samplers=FLOW_SAMPLERS,
+        note="Weights of words reach CLIP, not T5. " + _ONLY_FOLDERS,
+    ),
+    "flux1": Capabilities(
+        "input", negative=False, weights=False, clip_skip=False, file=False, inpainting=True,
+        samplers=FLOW_SAMPLERS, note="Dev, schnell and Fill; Kontext is not supported yet. " + _ONLY_FOLDERS,
+    ),
+    "chroma": Capabilities(
+        "calls", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS, note=_ONLY_FOLDERS,
+    ),
+    "z-image": Capabilities(
+        "pair", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS, note=_ONLY_FOLDERS,
+    ),
+}  # fmt: skip
+
+FOLDERS = frozenset(CAPABILITIES)
+"""Families of which diffusers folders load."""
+
+FILES = frozenset(family for family, row in CAPABILITIES.items() if row.file)
+"""Families of which single files load."""
+
+
+def families_json() -> dict[str, Any]:
+    """The rows by family, for the hello."""
+    return {family: row.to_json(family) for family, row in CAPABILITIES.items()}
+
+
+def models_page() -> str:
+    """docs/models.md."""
+    lines = [
+        "# Models",
+        "",
+        "Generated from `server/library/capabilities.py`; a test says when it is not current, and how to make it anew.",
+        "Every family runs text to picture, picture to picture and inpainting with soft masks.",
+        "",
+        "| family | diffusers folder | single file | guidance | negative | weights of words | clip skip "
+        "| inpainting models | LoRA | samplers |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for family, row in CAPABILITIES.items():
+        flags = (row.negative, row.weights, row.clip_skip, row.inpainting, row.lora)
+        samplers = "all" if row.samplers == SAMPLERS else ", ".join(row.samplers)
+        cells = (TITLES[family], "yes", _say(row.file), row.guidance, *map(_say, flags), samplers)
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Guidance: `pair` and `calls` run a negative prompt, `input` is a number the network reads.", ""]
+    lines += [f"- {TITLES[family]}: {row.note}" for family, row in CAPABILITIES.items() if row.note]
+    missing = [title for family, title in TITLES.items() if family not in CAPABILITIES]
+    lines += ["", f"Recognised and refused in one sentence, not supported yet: {', '.join(missing)}."]
+    lines += ["", f"All samplers: {', '.join(SAMPLERS)}.", ""]
+    return "\n".join(lines)
+
+
+def _say(flag: bool) -> str:
+    return "yes" if flag else "no"
