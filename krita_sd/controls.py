@@ -152,17 +152,21 @@ def problem_of(type: str, models: Iterable[Mapping[str, Any]], chosen: Mapping[s
     adapter = type in REFERENCES
     kinds = ("ip_adapter",) if adapter else ("controlnet", "t2i_adapter")
     family = str(chosen.get("family") or "")
-    embedded = chosen.get("id") == "pocket"
+    embedded = chosen.get("embedded") is True
     for entry in models:
         if entry.get("kind") not in kinds or not entry.get("usable", True):
             continue
-        own = str(entry.get("id") or "").startswith("pocket")
+        own = entry.get("embedded") is True
         if own != embedded or (str(entry.get("family") or "") not in ("", family) and not own):
             continue
         letters = re.sub(r"[^a-z0-9]", "", str(entry.get("name") or "").lower())
         wanted = _NAMED.get(type, (re.sub(r"[^a-z0-9]", "", type),))
         if type == "reference" or any(word in letters for word in (*wanted, *_ANYTHING)):
             return ""
+    if embedded:
+        return (
+            f"The embedded model has no {TITLES[type].lower()} control: choose another model, or switch this layer off."
+        )
     words = type.replace("_", " ")
     what = "an IP-Adapter" if adapter else "a ControlNet"
     name = str(chosen.get("name") or "the chosen model")

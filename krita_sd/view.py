@@ -165,9 +165,9 @@ def make(
         styles=style_choices(styles, settings.style, str(entry.get("family", ""))),
         style=style.id,
         style_is_own=style.is_own,
-        loras=lora_items(settings.loras, models, str(entry.get("family", ""))),
-        lora_choices=choices_of(models, "lora", str(entry.get("family", "")), {lora.id for lora in settings.loras}),
-        vaes=choices_of(models, "vae", str(entry.get("family", ""))),
+        loras=lora_items(settings.loras, models, entry),
+        lora_choices=choices_of(models, "lora", entry, {lora.id for lora in settings.loras}),
+        vaes=choices_of(models, "vae", entry),
     )
 
 

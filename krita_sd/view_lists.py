@@ -69,9 +69,9 @@ def _style_tip(style: Style) -> str:
 
 
 def choices_of(
-    models: Iterable[Mapping[str, Any]], kind: str, family: str, without: Collection[str] = ()
+    models: Iterable[Mapping[str, Any]], kind: str, chosen: Mapping[str, Any], without: Collection[str] = ()
 ) -> tuple[Choice, ...]:
-    """The server's models of that kind in the order of their names; those that do not fit say why."""
+    """The server's models of that kind in the order of their names; those that do not fit the chosen model say why."""
     found = []
     for entry in models:
         id = str(entry.get("id", ""))
@@ -79,22 +79,27 @@ def choices_of(
             continue
         name = str(entry.get("name") or id)
         found.append(
-            Choice(id, PurePath(name).stem if "." in name else name, _size_tip(entry), problem_of(entry, family))
+            Choice(id, PurePath(name).stem if "." in name else name, _size_tip(entry), problem_of(entry, chosen))
         )
     return tuple(sorted(found, key=lambda choice: (bool(choice.problem), choice.text.lower())))
 
 
-def problem_of(entry: Mapping[str, Any], family: str) -> str:
-    """Why that model cannot be used with a model of that family ("" when it can, or when it is not known)."""
+def problem_of(entry: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    """Why that model cannot be used with the chosen one ("" when it can, or when it is not known)."""
     if not entry.get("usable", True):
         return str(entry.get("problem") or tr("It cannot be used."))
-    own = str(entry.get("family") or "")
+    own, family = str(entry.get("family") or ""), str(chosen.get("family") or "")
+    if chosen and entry.get("embedded", False) != chosen.get("embedded", False):
+        ours = entry.get("embedded", False)
+        return tr("Made for the embedded model alone.") if ours else tr("The embedded model takes its own only.")
     if own and family and own != family:
         return tr("Made for another family of models: ") + own
     return ""
 
 
-def lora_items(loras: Sequence[Lora], models: Iterable[Mapping[str, Any]], family: str) -> tuple[LoraItem, ...]:
+def lora_items(
+    loras: Sequence[Lora], models: Iterable[Mapping[str, Any]], chosen: Mapping[str, Any]
+) -> tuple[LoraItem, ...]:
     """The LoRAs that are on, each with its name, and what is wrong with it."""
     known = {str(entry.get("id")): entry for entry in models if entry.get("kind") == "lora"}
     items = []
@@ -104,7 +109,7 @@ def lora_items(loras: Sequence[Lora], models: Iterable[Mapping[str, Any]], famil
             problem = tr("The server does not have this LoRA.") if known else ""
             items.append(LoraItem(lora.id, lora.id, lora.weight, problem))
         else:
-            items.append(LoraItem(lora.id, str(entry.get("name") or lora.id), lora.weight, problem_of(entry, family)))
+            items.append(LoraItem(lora.id, str(entry.get("name") or lora.id), lora.weight, problem_of(entry, chosen)))
     return tuple(items)
 
 

@@ -209,12 +209,12 @@ class Controlling(Part):
         self._documents.mark(self._documents.marks_of(document).with_control(control), document)
         # A map over the painting would hide it; the eye in the list shows it again.
         nodes.show(doc, control.layer, False)
-        self.say(
-            tr(
-                "{title} steers the next pictures. Its layer is hidden; paint on it to correct it.",
-                title=tr(TITLES[type]),
-            )
-        )
+        problem = problem_of(type, self.core.models, self._entry())
+        if problem:
+            self.say(problem, True)
+        else:
+            text = "{title} steers the next pictures. Its layer is hidden; paint on it to correct it."
+            self.say(tr(text, title=tr(TITLES[type])))
 
 
 def _active() -> tuple[Any, Any]:

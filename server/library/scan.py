@@ -62,6 +62,8 @@ class ModelEntry:
         """What a client may know: no path."""
         out: dict[str, Any] = {"id": self.id, "name": self.name, "kind": self.kind, "family": self.family}
         out |= {"bytes": self.size, "usable": self.usable, "problem": self.problem, "inpainting": self.inpainting}
+        if self.path.is_relative_to(POCKET):
+            out["embedded"] = True  # the embedded model and its own parts, which fit nothing else
         if self.native is not None:
             out["native"] = self.native._asdict()
         if self.defaults:

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from krita_sd.controls import TITLES, ControlLayer, Marks, make_problem, problem_of
 from krita_sd.diagnostics import report, tail, without_secrets
+from krita_sd.view_lists import problem_of as belongs
 from krita_sd.wire.errors import WireError
 from krita_sd.wire.limits import MAX_CONTROLS
 from krita_sd.wire.recipe import CONTROL_MAPS, CONTROLS, Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SD1 = {"id": "m", "name": "dream", "kind": "checkpoint", "family": "sd1"}
-POCKET = {"id": "pocket", "name": "Pocket", "kind": "checkpoint", "family": "sd1"}
+POCKET = {"id": "pocket", "name": "Pocket", "kind": "checkpoint", "family": "sd1", "embedded": True}
 JSON: Any = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -82,8 +83,11 @@ def test_what_is_missing_for_a_type_is_one_sentence(type: str, entry: dict[str, 
 
 
 def test_the_embedded_models_own_control_serves_it_alone() -> None:
-    own = {"id": "pocket/controlnet", "name": "pocket line art", "kind": "controlnet", "family": "sd1"}
+    own = {"id": "c", "name": "pocket line art", "kind": "controlnet", "family": "sd1", "embedded": True}
     assert problem_of("line_art", [own], POCKET) == "" and problem_of("line_art", [own], SD1)
+    assert "embedded model" in problem_of("canny", [own], POCKET)
+    lora = {"id": "l", "name": "ink", "kind": "lora", "family": "sd1"}
+    assert not belongs(lora, SD1) and belongs(lora, POCKET) and belongs({**lora, "embedded": True}, SD1)
 
 
 def test_maps_are_made_where_the_server_says_so() -> None:
