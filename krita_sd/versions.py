@@ -34,7 +34,7 @@ DIFFERENCES = (
     Difference(
         "from 5.3",
         "setSelection ends the running stroke too, and leaves an undo step without a name",
-        "the plugin never sets a selection",
+        "the plugin never sets the selection of a document",
     ),
     Difference(
         "up to 5.2",
@@ -49,16 +49,21 @@ DIFFERENCES = (
     Difference(
         "from 5.2",
         "a view tells its transformations from image to canvas",
-        "image_to_canvas below; before, canvas.overlay computes it from zoom, rotation, mirror and scroll bars",
+        "versions.image_to_canvas; before, canvas.overlay computes it from zoom, rotation, mirror and scroll bars",
+    ),
+    Difference(
+        "from 5.2",
+        "a plugin may make a transparency mask and fill it",
+        "canvas.insert offers a result as a layer with a mask where createTransparencyMask is there",
     ),
     Difference(
         "from 5.3",
         "setPixelData answers False when it refused; before it answers nothing",
-        "refused below",
+        "versions.refused",
     ),
     Difference(
-        "up to 5.2",
-        "a closed document ends some calls with a segmentation fault; nothing was seen to change that later",
+        "5.1 to 6.0",
+        "a closed document ends some calls with a segmentation fault",
         "canvas.host.is_open is asked first, in every version",
     ),
     Difference(
