@@ -154,3 +154,14 @@ async def test_freed_memory_is_told_and_the_next_job_loads_again(painter: Painte
     await painter.until(lambda: bool(told()), "the device's memory")
     second = await asyncio.wait_for(painter.ended(painter.submit(tiny())), 120)
     assert second.results[0].picture.data == first.results[0].picture.data
+
+
+def test_loading_is_told_in_whole_percents_up_to_the_end(folder: Path) -> None:
+    worker = Worker(folder)
+    worker.models.free()
+    worker.run()
+    told = [data["step"] for kind, data in worker.events if kind == "step" and data["state"] == "loading"]
+    assert told == sorted(set(told)) and told[-1] == 100 and len(told) > 5
+    worker.events.clear()
+    worker.run()
+    assert not [data for kind, data in worker.events if kind == "step" and data["state"] == "loading"]
