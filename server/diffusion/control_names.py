@@ -128,7 +128,11 @@ def controlnet_config(shapes: Shapes) -> dict[str, Any]:
         config["addition_time_embed_dim"] = 256
         config["projection_class_embeddings_input_dim"] = shapes["add_embedding.linear_1.weight"][1]
     if "task_embedding" in shapes:
-        config["num_control_type"] = shapes["task_embedding"][0]
+        types, width = shapes["task_embedding"]
+        config |= {"num_control_type": types, "num_trans_channel": width}
+        config["num_proj_channel"] = shapes["spatial_ch_projs.weight"][0]
+        config["num_trans_layer"] = _count(shapes, "transformer_layes.{}.ln_1.weight")
+        config["addition_time_embed_dim"] = shapes["control_add_embedding.linear_1.weight"][1] // types
     return config
 
 

@@ -45,12 +45,13 @@ def make_adapter(folder: Path, model: Any, plus: bool = False, seed: int = 0) ->
         parts = {"latents": (1, TOKENS, inner), "proj_in.weight": (inner, HIDDEN), "proj_in.bias": (inner,)}
         parts |= {"proj_out.weight": (width, inner), "proj_out.bias": (width,)}
         parts |= {"norm_out.weight": (width,), "norm_out.bias": (width,)}
-        home = "layers.0."
-        parts |= {f"{home}0.norm{n}.{leaf}": (inner,) for n in (1, 2) for leaf in ("weight", "bias")}
-        parts |= {f"{home}0.to_q.weight": (64, inner), f"{home}0.to_kv.weight": (128, inner)}
-        parts |= {f"{home}0.to_out.weight": (inner, 64)}
-        parts |= {f"{home}1.0.weight": (inner,), f"{home}1.0.bias": (inner,)}
-        parts |= {f"{home}1.1.weight": (4 * inner, inner), f"{home}1.3.weight": (inner, 4 * inner)}
+        for number in range(4):
+            home = f"layers.{number}."
+            parts |= {f"{home}0.norm{n}.{leaf}": (inner,) for n in (1, 2) for leaf in ("weight", "bias")}
+            parts |= {f"{home}0.to_q.weight": (64, inner), f"{home}0.to_kv.weight": (128, inner)}
+            parts |= {f"{home}0.to_out.weight": (inner, 64)}
+            parts |= {f"{home}1.0.weight": (inner,), f"{home}1.0.bias": (inner,)}
+            parts |= {f"{home}1.1.weight": (4 * inner, inner), f"{home}1.3.weight": (inner, 4 * inner)}
     else:
         parts = {"proj.weight": (TOKENS * width, PROJECTED), "proj.bias": (TOKENS * width,)}
         parts |= {"norm.weight": (width,), "norm.bias": (width,)}
@@ -136,10 +137,11 @@ def test_pictures_are_cut_as_clip_was_trained() -> None:
     assert torch.allclose(found[0], wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("damage", ["no encoder", "other file", "gone", "other family"])
+@pytest.mark.parametrize("damage", ["no encoder", "other file", "gone", "other family", "part missing"])
 def test_adapters_that_cannot_be_used_are_one_sentence(damage: str, model_of: Loaded, tmp_path: Path) -> None:
     model = model_of("sd1")
     path = make_adapter(tmp_path, model)
+    before = generate(model, TASK).image.tobytes()
     if damage == "no encoder":
         (tmp_path / "image_encoder").rename(tmp_path / "elsewhere")
     elif damage == "other file":
@@ -149,7 +151,11 @@ def test_adapters_that_cannot_be_used_are_one_sentence(damage: str, model_of: Lo
     with pytest.raises(WireError) as caught:
         reference = load_reference(path)
         tensors = reference.state["ip_adapter"]
-        tensors["1.to_k_ip.weight"] = torch.zeros(32, 48)
+        if damage == "part missing":
+            del reference.state["image_proj"]["proj.bias"]
+        else:
+            tensors["1.to_k_ip.weight"] = torch.zeros(32, 48)
         generate(model, replace(TASK, controls=(ControlLayer(reference, picture()),)))
+    assert generate(model, TASK).image.tobytes() == before
     missing = damage in ("no encoder", "gone")
     assert caught.value.code is (Code.MODEL_MISSING if missing else Code.MODEL_UNSUPPORTED) and caught.value.hint

@@ -42,17 +42,17 @@ class References(Feature):
         places = sum(name.endswith("attn2.processor") for name in getattr(self._unet, "attn_processors", ()))
         tensors = layer.model.state["ip_adapter"]
         if tensors["1.to_k_ip.weight"].shape[1] != width or len(tensors) != 2 * places:
-            raise WireError(
-                Code.MODEL_UNSUPPORTED,
-                f"The IP-Adapter {layer.model.name} does not fit this model; it was made for another kind.",
-                "Choose one of this model's family.",
-            )
+            raise _misfit(layer.model.name)
 
     def __enter__(self) -> References:
         unet = self._unet
         self._before = (unet.attn_processors, unet.encoder_hid_proj, unet.config.encoder_hid_dim_type)
-        # The device is not waited for: everything is on it already.
-        unet._load_ip_adapter_weights([layer.model.state for layer in self._layers])
+        try:
+            unet._load_ip_adapter_weights([layer.model.state for layer in self._layers])
+        except (KeyError, ValueError, IndexError, RuntimeError) as error:
+            # Tensors are missing or do not fit together; the library has changed half of the model by then.
+            self._restore()
+            raise _misfit(" and ".join(layer.model.name for layer in self._layers)) from error
         self._processors = [one for one in unet.attn_processors.values() if hasattr(one, "to_k_ip")]
         unet.requires_grad_(False)
         return self
@@ -60,6 +60,9 @@ class References(Feature):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         processors, projection, stated = self._before
         # The projection first: some have attention of their own, which would be counted.
         self._unet.encoder_hid_proj = projection
@@ -93,6 +96,14 @@ class References(Feature):
 
         positive, negative = model.maps.get(picture_hash(layer.image), seen)
         return torch.cat([negative, positive]) if pair else positive
+
+
+def _misfit(name: str) -> WireError:
+    return WireError(
+        Code.MODEL_UNSUPPORTED,
+        f"The IP-Adapter {name} does not fit this model; it was made for another kind.",
+        "Choose one of this model's family.",
+    )
 
 
 def encoder_pixels(image: Pixels, side: int, device: torch.device) -> torch.Tensor:
