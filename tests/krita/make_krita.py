@@ -108,7 +108,8 @@ def make(key: str, cache: Path, say: Callable[[str], None]) -> Made:
         fcntl.flock(lock, fcntl.LOCK_EX)
         there = made(key, cache)
         if there is not None:
-            say(f"Krita {there.version} is in {there.root}")
+            took = f"{there.megabytes} MB, made once in {there.seconds:.0f} s"
+            say(f"Krita {there.version} is in {there.root} ({took})")
             return there
         _check_tools()
         recipe, started = RECIPES[key], time.monotonic()

@@ -355,7 +355,7 @@ def test_a_finished_folder_is_used_again_and_tested_in(tmp_path: Path, monkeypat
     )
     said: list[str] = []
     assert checks.run_kritas(root, Path(sys.executable), [kritas.Target("6")], said.append) == 0
-    assert f"Krita 6.0.4.1 is in {note['root']}" in said
+    assert f"Krita 6.0.4.1 is in {note['root']} (1250 MB, made once in 99 s)" in said
     assert [line.split()[:5] for line in said if line.startswith("6.0.4.1")] == [["6.0.4.1", "ok", "1", "0", "0"]]
 
 
