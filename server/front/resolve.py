@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from krita_sd.wire.errors import Code, WireError
@@ -15,6 +16,7 @@ from krita_sd.wire.limits import MAX_LORAS
 from krita_sd.wire.queries import PromptReading, ReadPrompt
 from krita_sd.wire.recipe import CONTROL_MAPS, Control, Recipe
 from server.library import Library, ModelEntry
+from server.library.family import read_json
 from server.library.scan import POCKET
 from server.prompt.reading import CLIP_FAMILIES, Reading, Words, read_words, words_of
 from server.prompt.tokens import TokenCounter, clip_counter, folder_counter
@@ -172,7 +174,13 @@ class Resolver:
             for entry in self._library.entries
             if entry.kind in wanted_kinds and entry.usable and belongs_together(entry, model)
         ]
-        named = [entry for entry in fits if control_fits(entry.name, control.type)]
+        stated = _stated_types(model)
+        named = [
+            entry
+            for entry in fits
+            if stated.get(entry.path, stated.get(entry.path.parent)) == control.type
+            or control_fits(entry.name, control.type)
+        ]
         general = [entry for entry in fits if any(word in _letters(entry.name) for word in _ANYTHING)]
         if control.type == "reference":
             general = general or fits
@@ -191,6 +199,18 @@ def belongs_together(part: ModelEntry, model: ModelEntry) -> bool:
     if part.path.is_relative_to(POCKET) or model.path == POCKET:
         return part.path.is_relative_to(POCKET) and model.path == POCKET
     return part.family in ("", model.family)
+
+
+def _stated_types(model: ModelEntry) -> dict[Path, str]:
+    """Folder of a control model -> its type, as a model folder's own settings (krita_sd.json) state it."""
+    try:
+        listed = read_json(model.path / "krita_sd.json").get("controlnets")
+    except WireError:
+        return {}
+    if not isinstance(listed, list):
+        return {}
+    known = [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("folder"), str)]
+    return {model.path / entry["folder"]: str(entry.get("type", "")) for entry in known}
 
 
 def control_fits(name: str, type: str) -> bool:

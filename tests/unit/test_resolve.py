@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which files a recipe's names mean: control models by type and family, the embedded model's own for it alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from krita_sd.wire.errors import Code, WireError
+from krita_sd.wire.recipe import Control, Recipe
+from server.front import resolve
+from server.front.resolve import Resolver, belongs_together, control_fits
+from server.library import ModelEntry
+
+HASH = "0" * 32
+
+
+@dataclass
+class Shelf:
+    """A library of entries that need no files."""
+
+    entries: list[ModelEntry]
+    roots: tuple[Path, ...] = ()
+    asked: list[str] = field(default_factory=list)
+
+    def find(self, id: str, kind: str = "checkpoint") -> ModelEntry:
+        for entry in self.entries:
+            if entry.kind == kind and (entry.id == id or not id):
+                return entry
+        raise WireError(Code.MODEL_MISSING, "no such model")
+
+
+def entry(id: str, kind: str, family: str, path: Path | None = None) -> ModelEntry:
+    return ModelEntry(id, id, path or Path("/models") / f"{id}.safetensors", kind, family, 1)
+
+
+def resolver(*entries: ModelEntry) -> Resolver:
+    shelf: Any = Shelf(list(entries))
+    return Resolver(shelf)
+
+
+MODEL = entry("model", "checkpoint", "sd1")
+
+
+def chosen(type: str, *entries: ModelEntry, model: ModelEntry = MODEL, wanted: str = "") -> str:
+    recipe = Recipe(controls=(Control(type, HASH, model=wanted),))
+    found = resolver(model, *entries).resolve(recipe).model["controls"][0]
+    return str(found["name"])
+
+
+@pytest.mark.parametrize(
+    ("name", "type", "fits"),
+    [
+        ("control_v11p_sd15_lineart", "line_art", True),
+        ("control_v11p_sd15s2_lineart_anime", "line_art", True),
+        ("t2i-adapter-sketch", "scribble", True),
+        ("control_v11p_sd15_openpose", "pose", True),
+        ("control_v11p_sd15_softedge", "soft_edge", True),
+        ("control_v11f1e_sd15_tile", "blur", True),
+        ("control_v11p_sd15_canny", "depth", False),
+        ("diffusers_xl_depth_full", "depth", True),
+    ],
+)
+def test_names_say_what_a_control_model_is_for(name: str, type: str, fits: bool) -> None:
+    assert control_fits(name, type) is fits
+
+
+def test_the_best_control_model_is_of_the_type_and_of_the_family() -> None:
+    wide = entry("xl_canny", "controlnet", "sdxl")
+    depth, canny = entry("depth", "controlnet", "sd1"), entry("canny", "controlnet", "sd1")
+    adapter, union = entry("t2i canny", "t2i_adapter", "sd1"), entry("union-promax", "controlnet", "sd1")
+    assert chosen("canny", wide, depth, canny) == "canny"
+    assert chosen("canny", wide, depth, union) == "union-promax"
+    assert chosen("canny", wide, adapter) == "t2i canny"
+    assert chosen("canny", wide, depth, canny, wanted="depth") == "depth", "named outright"
+    for missing in ((wide,), (depth,), ()):
+        with pytest.raises(WireError, match="canny") as caught:
+            chosen("canny", *missing)
+        assert caught.value.code is Code.UNSUPPORTED and "canny" in caught.value.hint
+    with pytest.raises(WireError) as caught:
+        chosen("canny", canny, wanted="gone")
+    assert caught.value.code is Code.MODEL_MISSING
+
+
+def test_reference_pictures_take_an_ip_adapter() -> None:
+    adapter, net = entry("ip-adapter_sd15", "ip_adapter", "sd1"), entry("reference", "controlnet", "sd1")
+    assert chosen("reference", net, adapter) == "ip-adapter_sd15"
+    with pytest.raises(WireError, match="reference"):
+        chosen("reference", net)
+
+
+def test_the_embedded_models_parts_are_for_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "POCKET", tmp_path)
+    settings = {"controlnets": [{"folder": "controlnet", "name": "Own", "type": "line_art"}]}
+    (tmp_path / "krita_sd.json").write_text(json.dumps(settings))
+    pocket = entry("pocket", "checkpoint", "sd1", tmp_path)
+    own = entry("controlnet", "controlnet", "sd1", tmp_path / "controlnet" / "diffusion_pytorch_model.safetensors")
+    big = entry("big_lineart", "controlnet", "sd1")
+    assert belongs_together(own, pocket) and not belongs_together(own, MODEL)
+    assert belongs_together(big, MODEL) and not belongs_together(big, pocket)
+    assert chosen("line_art", big, own, model=pocket) == "controlnet"
+    assert chosen("line_art", own, big) == "big_lineart"
+    with pytest.raises(WireError):
+        chosen("canny", own, model=pocket)
+
+
+def test_loras_are_found_by_what_people_write() -> None:
+    lora = ModelEntry("ink-1a2b", "Ink (styles)", Path("/models/styles/Ink.safetensors"), "lora", "sd1", 1)
+    for name in ("ink", "INK", "Ink.safetensors", "ink-1a2b", "ink (styles)"):
+        resolved = resolver(MODEL, lora).resolve(Recipe(prompt=f"a boat <lora:{name}:0.5>"))
+        assert resolved.model["prompt_loras"] == [(str(lora.path), 0.5)], name
+        assert resolved.words.text == "a boat "
+    assert resolver(MODEL, lora).resolve(Recipe(prompt="<lora:other:1>")).model["prompt_loras"] == []
