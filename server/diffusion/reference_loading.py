@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _encoder(
             raise corrupt(f"{folder.name}/config.json") from error
         if (config.projection_dim if plain else config.hidden_size) != width:
             continue
-        module = empty_module(lambda config=config: CLIPVisionModelWithProjection(config))
+        module = empty_module(partial(CLIPVisionModelWithProjection, config))
         with TensorFiles(sorted(folder.glob("*.safetensors"))[:1]) as files:
             stored = {_bare(name): name for name in files.names() if not name.endswith("position_ids")}
             names = {name: stored[_bare(name)] for name in module.state_dict() if _bare(name) in stored}
