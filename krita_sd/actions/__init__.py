@@ -45,7 +45,7 @@ class Actions(Core):
         self.generating = Generating(self, self.server, self.results.stage, self.controlling)
         self.styling = Styling(self)
         self.prompting = Prompting(self)
-        self.live = Live(self)
+        self.live = Live(self, self.controlling)
         self.history = History(self, self.results)
         self.again = Again(self, self.results, self.generating)
         self.queue = Queue(self, self.results, self.generating)

@@ -10,11 +10,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from krita_sd import plan
+from krita_sd import control_pictures, plan
+from krita_sd.actions.controlling import Controlling
 from krita_sd.actions.core import Core
 from krita_sd.actions.live_around import Around
 from krita_sd.actions.part import Part
-from krita_sd.canvas import capture, host, live_show, live_watch, watch
+from krita_sd.actions.reading import Reading
+from krita_sd.canvas import capture, colour, host, live_show, live_watch, watch
+from krita_sd.controls import ControlLayer
 from krita_sd.geometry import Bounds
 from krita_sd.guarded import guarded
 from krita_sd.live import machine as m
@@ -43,7 +46,7 @@ class Live(Part, QtCore.QObject):
     frame_changed = Signal(object)
     _arrived = Signal(object)
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, controlling: Controlling) -> None:
         QtCore.QObject.__init__(self)
         Part.__init__(self, core)
         self.view = LiveView()
@@ -52,31 +55,34 @@ class Live(Part, QtCore.QObject):
         self.recorder: Recorder | None = None
         self.docker_visible = False
         self._machine = m.Machine(lambda: uuid.uuid4().hex)
-        self._around = Around(core)
+        self._around = Around(core, controlling)
         self._doc: Any = None
         self._mask: Picture | None = None
         self._masked: Bounds | None = None  # of the selection that the mask is of
         self._show: live_show.LiveShow | None = None
         self._fresh = Fresh()
         self._ready: LiveReady | None = None
-        self._used: tuple[str, str] = ("", "")
-        self._reader: capture.Capture | None = None
+        self._used: tuple[Any, ...] = ()
+        self._reader: Reading | None = None
         self._always = False
         self._told = ""
         self._numbers: tuple[float, float] = (0.0, 0.0)
         self._counted = 0.0
         self._drawn: Any = None
+        self._busy: Any = None
+        self._controls: tuple[Picture, ...] = ()
+        self._drawn_controls: tuple[ControlLayer, ...] = ()
         self._lookout = live_watch.Lookout(self)
         self._lookout.glimpsed.connect(self._glimpsed)
         self._lookout.pen_moved.connect(self._pen_moved)
         self._lookout.settled.connect(self._settled)
-        self._lookout.undone.connect(lambda: self._feed(m.Undone()))
+        self._lookout.undone.connect(self._undone)
         self._lookout.strokes.connect(self._strokes)
         self._poll = QtCore.QTimer(self, interval=POLL_MS)
         self._poll.timeout.connect(self.look)
         # A way of its own into the GUI thread: a frame must not make the docker draw itself anew.
         self._arrived.connect(self._receive, QtCore.Qt.ConnectionType.QueuedConnection)
-        core.link.live.listen(self._arrived.emit, develop)
+        core.link.live.listen(self._arrived.emit, develop, control_pictures.prepared)
         core.changed.connect(self._settings_changed)
 
     # What the painter does -------------------------------------------------------------------------------------------
@@ -121,7 +127,7 @@ class Live(Part, QtCore.QObject):
             raise WireError(Code.BAD_REQUEST, "Live shows no picture yet.", "Wait for one, then apply it.")
         name = self._layer_name()
         way = "into" if into_active else "top"
-        problem = live_show.apply(self._doc, aim.bounds, frame.picture.data, name, way, lambda: self.say(""))
+        problem = live_show.apply(self._doc, aim.bounds, _pixels(frame), name, way, lambda: self.say(""))
         if problem:
             raise WireError(Code.BAD_REQUEST, problem)
 
@@ -173,7 +179,10 @@ class Live(Part, QtCore.QObject):
             self.look()
 
     def fed(self, event: Any) -> None:
-        if self._machine.wanted:
+        # Whether a job runs or shows something, not how far it is.
+        busy = (self.core.table.current is not None, tuple(self.core.table.stage))
+        if self._machine.wanted and busy != self._busy:
+            self._busy = busy
             self.look()
 
     def stopped(self) -> None:
@@ -182,6 +191,7 @@ class Live(Part, QtCore.QObject):
         if self.recorder is not None:
             self.recorder.close()
 
+    @guarded
     def _settings_changed(self) -> None:
         now = (self.core.settings, self.core.models)
         if self._machine.wanted and now != self._drawn:
@@ -244,7 +254,8 @@ class Live(Part, QtCore.QObject):
         self.core.link.live.open(effect.live, bounds.width, bounds.height, self._machine.wish)
         whole = bounds == Bounds(0, 0, self._doc.width(), self._doc.height())
         self._show = live_show.LiveShow(self._doc, bounds, settings.place, self._layer_name(), not whole)
-        quick = settings.place != "layer" and self.core.settings.source == capture.VISIBLE
+        # Only then the composite, which is all that can be read in the middle of a stroke, is the input.
+        quick = settings.place != "layer" and self.core.settings.source == capture.VISIBLE and not self._around.hidden
         self._used = self._way()
         self._lookout.start(self._doc, bounds, quick)
         self._fresh.clear()
@@ -254,9 +265,9 @@ class Live(Part, QtCore.QObject):
         else:
             self._lookout.look_again()
 
-    def _way(self) -> tuple[str, str]:
-        """Settings that a running session cannot change."""
-        return self.core.settings.live.place, self.core.settings.source
+    def _way(self) -> tuple[Any, ...]:
+        """What a running session cannot change."""
+        return self.core.settings.live.place, self.core.settings.source, self._around.hidden
 
     def _close(self, live: str) -> None:
         self.core.link.live.close(live)
@@ -265,6 +276,7 @@ class Live(Part, QtCore.QObject):
             self._reader.cancel()
             self._reader = None
         self._mask = self._masked = self._ready = self.frame = None
+        self._controls = self._drawn_controls = ()
         self.timeline.clear()
         if self._show is not None:
             self._show.close()
@@ -275,17 +287,22 @@ class Live(Part, QtCore.QObject):
     def _wish(self, made: plan.Plan) -> None:
         """Tell the machine what is wanted now. A selection's pixels come with the next reading, where they are new."""
         masked = made.kind == "inpaint"
-        if masked and self._machine.live and self._masked != self._around.selection:
+        selection = self._around.selection if masked else None
+        stale = (selection, self._around.controls) != (self._masked, self._drawn_controls)
+        if self._machine.live and stale:
             if self._reader is None:
                 self._lookout.look_again()
-            if self._mask is None:
-                return
-        mask = self._mask if masked else None
-        self._feed(m.Wished(Wish(made.recipe, mask)))
+            return
+        self._feed(m.Wished(Wish(made.recipe, self._mask if masked else None, self._controls)))
 
+    @guarded
     def _settled(self) -> None:
         self.look()
         self._feed(m.Changed())
+
+    @guarded
+    def _undone(self) -> None:
+        self._feed(m.Undone())
 
     def _read_all(self) -> None:
         """Read the region in bands; begin anew if a reading is under way."""
@@ -296,29 +313,44 @@ class Live(Part, QtCore.QObject):
             self._reader.cancel()
         made = self._around.plan
         masked = made is not None and made.kind == "inpaint"
-        source = self.core.settings.source
-        self._reader = capture.Capture(self._doc, aim.bounds, source, masked)
+        around = self._around
+        self._masked, self._drawn_controls = (around.selection if masked else None), around.controls
         self._lookout.waiting = True
-        self._masked = self._around.selection if masked else None
-        live, began = self._machine.live, time.monotonic()
-        self._reader.start(
-            functools.partial(self._was_read, live, began, masked), lambda text: self._unread(live, text)
+        live = self._machine.live
+        self._reader = Reading(
+            self._doc,
+            aim.bounds,
+            "inpaint" if masked else "img2img",
+            self.core.settings.source,
+            around.controls,
+            around.hidden,
+            functools.partial(self._was_read, live, time.monotonic(), masked),
+            functools.partial(self._unread, live),
         )
 
     @guarded
-    def _was_read(self, live: str, began: float, masked: bool, picture: bytes, mask: bytes | None) -> None:
+    def _was_read(
+        self,
+        live: str,
+        began: float,
+        masked: bool,
+        picture: bytes | None,
+        mask: bytes | None,
+        controls: list[tuple[ControlLayer, bytes]],
+    ) -> None:
         self._reader = None
         self._lookout.waiting = False
         aim, made = self._machine.aim, self._around.plan
-        if live != self._machine.live or aim is None or made is None:
+        if live != self._machine.live or aim is None or made is None or picture is None:
             return
         size = aim.bounds.extent
         if masked and mask is None:
             return  # the selection went away meanwhile; the next look notices
         if mask is not None and (self._mask is None or self._mask.data != mask):
             self._mask = Picture("grey8", *size, mask)
-        if made.bounds == aim.bounds:
-            self._feed(m.Wished(Wish(made.recipe, self._mask if made.kind == "inpaint" else None)))
+        self._controls = tuple(Picture("bgra8", *size, data) for _, data in controls)
+        if made.bounds == aim.bounds and len(self._controls) == len(made.recipe.controls):
+            self._feed(m.Wished(Wish(made.recipe, self._mask if made.kind == "inpaint" else None, self._controls)))
         generation = self._machine.number()
         now = time.monotonic()
         self.timeline.begin(Trip(generation, self._lookout.take_event(), began, now))
@@ -366,7 +398,7 @@ class Live(Part, QtCore.QObject):
         self.timeline.note(generation, arrived=ready.arrived, queue=ready.parts.get("queued", 0.0), model=model)
         self._fresh.shown(generation)
         self._dress()
-        self._show.show(ready.image, ready.picture.data, functools.partial(self._painted, generation))
+        self._show.show(ready.image, _pixels(ready), functools.partial(self._painted, generation))
         if self.recorder is not None:
             self.recorder.add(ready.image)
         self.frame_changed.emit(ready.image)
@@ -408,3 +440,8 @@ class Live(Part, QtCore.QObject):
         if made != self.view:
             self.view = made
             self.core.redraw()
+
+
+def _pixels(ready: LiveReady) -> bytes:
+    """bgra8 of a frame; a distant server sends it encoded."""
+    return ready.picture.data if ready.picture.format == "bgra8" else colour.image_bytes(ready.image)

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from krita_sd import plan, view
+from krita_sd.actions.controlling import Controlling
 from krita_sd.actions.core import Core
 from krita_sd.canvas import capture, host
-from krita_sd.geometry import Bounds
+from krita_sd.controls import ControlLayer
+from krita_sd.geometry import Bounds, NativeRange
 from krita_sd.live import region
 from krita_sd.live.power import on_battery
 from krita_sd.text import tr
@@ -29,10 +31,16 @@ class Seen:
 
 
 class Around:
-    """Made once; `begin` for every document that Live is turned on for."""
+    """Made once; `begin` for every document that Live is turned on for.
 
-    def __init__(self, core: Core) -> None:
+    plan: as `look` found it. controls: the layers that steer it. hidden: ids of layers that are no part of the input.
+    """
+
+    def __init__(self, core: Core, controlling: Controlling) -> None:
         self._core = core
+        self._controlling = controlling
+        self.controls: tuple[ControlLayer, ...] = ()
+        self.hidden: tuple[str, ...] = ()
         self.docker_visible = False
         self.plan: plan.Plan | None = None
         self._window: Bounds | None = None
@@ -55,17 +63,19 @@ class Around:
         obstacle = self._obstacle(doc, scene)
         settings = self._core.settings
         try:
-            entry = view.model_entry(self._core.models, settings.model)
-            self.plan = region.make(
+            made = region.make(
                 settings,
                 settings.live,
-                entry,
+                self._native(),
                 scene.extent,
                 scene.selection,
                 self._window,
-                self._core.style,
-                self._core.models,
+                lambda chosen: self._core.plan(scene.extent, scene.selection, chosen.seed, chosen),
             )
+            self.controls = tuple(self._controlling.active_in(scene.doc_id))
+            self.hidden = tuple(self._controlling.not_read(scene.doc_id))
+            recipe = made.recipe.replace(controls=tuple(control.wire() for control in self.controls))
+            self.plan = replace(made, recipe=recipe)
         except WireError as error:
             self.plan, obstacle = None, str(error)
         return Seen(scene.doc_id, self.plan, obstacle)
@@ -75,10 +85,12 @@ class Around:
         scene = self._scene
         if scene is None or scene.selection is not None or self.plan is None:
             return False
-        native = plan.native_range(view.model_entry(self._core.models, self._core.settings.model))
-        window = region.follow(self._window, box, scene.extent, native)
+        window = region.follow(self._window, box, scene.extent, self._native())
         moved, self._window = window != self._window, window
         return moved and self.plan.bounds != window
+
+    def _native(self) -> NativeRange:
+        return plan.native_range(view.model_entry(self._core.models, self._core.settings.model))
 
     def _obstacle(self, doc: Any, scene: capture.Scene) -> str:
         """In the order in which a painter would put it right."""

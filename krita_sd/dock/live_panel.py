@@ -182,12 +182,12 @@ class LivePanel(QtWidgets.QWidget):
             _set(slider, round(value * 100))
             _set(number, round(value * 100))
         _set(self.steps, chosen.steps or 0)
-        for box, value in (
+        for box, name in (
             (self.sampler, chosen.sampler or ""),
             (self.place, chosen.place),
             (self.region, chosen.region),
         ):
-            row = box.findData(value)
+            row = box.findData(name)
             if row >= 0 and row != box.currentIndex():
                 box.setCurrentIndex(row)
         if not self.seed.hasFocus() and self.seed.text() != str(chosen.seed):

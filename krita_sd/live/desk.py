@@ -45,15 +45,21 @@ class Desk:
         self._run = run
         self._emit: Callable[[Any], None] = lambda _event: None
         self._develop: Callable[[Picture], Any] = lambda picture: picture
-        self._feed = Feed(core, lambda event: self._emit(event))
+        self._prepare: Callable[[Picture, str], Picture] = lambda picture, _type: picture
+        self._feed = Feed(core, lambda event: self._emit(event), prepare=lambda *given: self._prepare(*given))
         self._lock = threading.Lock()
         self._ready: LiveReady | None = None
 
     # Called in the GUI thread; all return at once --------------------------------------------------------------------
 
-    def listen(self, emit: Callable[[Any], None], develop: Callable[[Picture], Any]) -> None:
-        """Both are called in the link's thread."""
-        self._emit, self._develop = emit, develop
+    def listen(
+        self,
+        emit: Callable[[Any], None],
+        develop: Callable[[Picture], Any],
+        prepare: Callable[[Picture, str], Picture],
+    ) -> None:
+        """All are called in the link's thread: for every event, every frame and every control layer (with its type)."""
+        self._emit, self._develop, self._prepare = emit, develop, prepare
 
     def open(self, live: str, width: int, height: int, wish: Wish) -> None:
         """Live begins on a region of that extent; its pixels follow with `look`."""

@@ -94,16 +94,25 @@ class _Open:
 
     @property
     def ready(self) -> bool:
-        """Whether all pixels were read, and a selection's with them."""
+        """Whether all pixels were read, and those of a selection and of control layers with them."""
         masked = self.wish.recipe.kind == "inpaint"
-        return self.mirror.complete and (self.wish.mask is not None or not masked)
+        drawn = len(self.wish.controls) == len(self.wish.recipe.controls)
+        return self.mirror.complete and drawn and (self.wish.mask is not None or not masked)
 
 
 class Feed:
-    """`emit` is told what became of every look."""
+    """`emit` is told what became of every look. `prepare` makes a control layer's pixels into what a model expects of
+    a control of that type."""
 
-    def __init__(self, core: Core, emit: Callable[[Any], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        core: Core,
+        emit: Callable[[Any], None],
+        clock: Callable[[], float] = time.monotonic,
+        prepare: Callable[[Picture, str], Picture] = lambda picture, _type: picture,
+    ) -> None:
         self._core = core
+        self._prepare = prepare
         self._emit = emit
         self._clock = clock
         self._live = ""
@@ -156,7 +165,7 @@ class Feed:
     def _send(self, here: _Open, generation: int) -> None:
         here.asked = False
         if here.request is None:
-            here.request, here.pictures = _named(here.wish)
+            here.request, here.pictures = self._named(here.wish)
         changed = here.mirror.box_of(here.mirror.dirty)
         tiles = here.mirror.take()
         # The core numbers the versions of the canvas itself.
@@ -165,20 +174,20 @@ class Feed:
         size = sum(map(len, tiles.values()))
         self._emit(Sent(self._live, generation, changed, len(tiles), size, self._clock()))
 
+    def _named(self, wish: Wish) -> tuple[Recipe, dict[str, Picture]]:
+        """The recipe with the hashes of its pictures, and these by hash."""
+        pictures: dict[str, Picture] = {}
 
-def _named(wish: Wish) -> tuple[Recipe, dict[str, Picture]]:
-    """The recipe with the hashes of its pictures, and these by hash."""
-    pictures: dict[str, Picture] = {}
+        def name(picture: Picture) -> str:
+            digest = picture.hash
+            pictures[digest] = picture
+            return digest
 
-    def name(picture: Picture) -> str:
-        digest = picture.hash
-        pictures[digest] = picture
-        return digest
-
-    recipe = wish.recipe
-    if wish.mask is not None:
-        recipe = recipe.replace(mask=name(wish.mask))
-    if wish.controls:
-        named = (replace(entry, image=name(picture)) for entry, picture in zip(recipe.controls, wish.controls))
-        recipe = recipe.replace(controls=tuple(named))
-    return recipe, pictures
+        recipe = wish.recipe
+        if wish.mask is not None:
+            recipe = recipe.replace(mask=name(wish.mask))
+        if wish.controls:
+            drawn = zip(recipe.controls, wish.controls)
+            named = (replace(entry, image=name(self._prepare(picture, entry.type))) for entry, picture in drawn)
+            recipe = recipe.replace(controls=tuple(named))
+        return recipe, pictures

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from krita_sd import plan
 from krita_sd.geometry import Bounds, Extent, NativeRange
 from krita_sd.live.settings import LiveSettings
 from krita_sd.settings import Settings
-from krita_sd.styles import NO_STYLE, Style
 from krita_sd.wire.live import TILE
 from krita_sd.wire.values import UNSET
 
@@ -61,35 +59,35 @@ def _inside(strokes: Bounds, window: Bounds, whole: Bounds) -> bool:
     )
 
 
-def live_settings(settings: Settings, live: LiveSettings) -> Settings:
-    """The painter's settings with Live's own in place of those of Generate."""
-    params = {"steps": live.steps, "sampler": live.sampler, "guidance": live.guidance}
-    return settings.replace(strength=live.strength, seed=live.seed, seed_fixed=True).with_params(**params)
-
-
 def make(
     settings: Settings,
     live: LiveSettings,
-    model: Mapping[str, Any],
+    native: NativeRange,
     extent: Extent,
     selection: Bounds | None,
     window: Bounds | None,
-    style: Style = NO_STYLE,
-    models: Sequence[Mapping[str, Any]] = (),
+    ask: Callable[[Settings], plan.Plan],
 ) -> plan.Plan:
-    """The plan of Live; `style` and `models` as in `plan.make`, but steps, sampler and guidance are Live's own.
+    """The plan of Live. `ask`: what Generate would ask for with such settings. `window`: the rectangle around recent
+    strokes (None: not known yet); used when nothing is selected and the painter, or the size of the canvas, wants it.
 
-    `window`: the rectangle around recent strokes (None: not known yet); used when nothing is
-    selected and the painter, or the size of the canvas, wants it. Raises WireError with a sentence."""
-    style = style.replace(steps=None, sampler=None, guidance=None)
-    made = plan.make(live_settings(settings, live), model, extent, selection, live.seed, style=style, models=models)
-    recipe = made.recipe
+    Steps, sampler and guidance are Live's own or the server's for Live: never those of a style or of Generate, which
+    would be slow. Raises WireError with a sentence.
+    """
+    made = ask(settings.replace(strength=live.strength, seed=live.seed, seed_fixed=True))
     bounds = made.bounds
-    native = plan.native_range(model)
     narrow = live.region == "strokes" or (live.region == "automatic" and not fits(extent, native))
     if selection is None and narrow:
-        if window is None:
-            window = follow(None, Bounds(extent.width // 2, extent.height // 2, 1, 1), extent, native)
-        bounds = window
-    recipe = recipe.replace(width=bounds.width, height=bounds.height, variation=0.0, min_steps=UNSET)
+        middle = Bounds(extent.width // 2, extent.height // 2, 1, 1)
+        bounds = window or follow(None, middle, extent, native)
+    recipe = made.recipe.replace(
+        width=bounds.width,
+        height=bounds.height,
+        seed=live.seed,
+        steps=UNSET if live.steps is None else live.steps,
+        sampler=UNSET if live.sampler is None else live.sampler,
+        guidance=UNSET if live.guidance is None else live.guidance,
+        min_steps=UNSET,
+        variation=0.0,
+    )
     return plan.Plan(made.kind, bounds, recipe)

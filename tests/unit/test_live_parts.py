@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from krita_sd import plan
 from krita_sd.geometry import NATIVE, Bounds, Extent, NativeRange
 from krita_sd.live import power, region
 from krita_sd.live.fresh import Fresh
@@ -21,6 +22,7 @@ from krita_sd.live.timing import PARTS, Timeline, Trip
 from krita_sd.live.view import status
 from krita_sd.settings import Settings
 from krita_sd.wire.live import TILE
+from krita_sd.wire.values import UNSET
 
 SMALL = NativeRange(192, 384, 192 * 192, 320 * 320, 8, False, 256 * 256)
 POCKET = {"native": dict(zip(NativeRange._fields, SMALL))}
@@ -54,6 +56,13 @@ def test_a_stroke_in_the_middle_does_not_move_the_rectangle() -> None:
     assert region.follow(window, Bounds(900, 700, 10, 10), CANVAS, SMALL) != window
 
 
+def planned(settings: Settings, live: LiveSettings, extent: Extent, selection: Bounds | None) -> plan.Plan:
+    def ask(chosen: Settings) -> plan.Plan:
+        return plan.make(chosen, POCKET, extent, selection, chosen.seed)
+
+    return region.make(settings, live, SMALL, extent, selection, None, ask)
+
+
 @pytest.mark.parametrize(
     "wanted, extent, expected",
     [
@@ -64,20 +73,21 @@ def test_a_stroke_in_the_middle_does_not_move_the_rectangle() -> None:
     ],
 )
 def test_which_part_of_the_canvas(wanted: str, extent: Extent, expected: Bounds) -> None:
-    made = region.make(Settings(seed=9), LiveSettings(region=wanted, seed=3), POCKET, extent, None, None)
+    made = planned(Settings(seed=9), LiveSettings(region=wanted, seed=3), extent, None)
     assert made.bounds == expected and (made.recipe.width, made.recipe.height) == expected.extent
     assert (made.kind, made.recipe.strength, made.recipe.seed) == ("img2img", 0.3, 3)
 
 
 def test_a_selection_goes_before_everything_and_is_repainted() -> None:
     selection = Bounds(100, 100, 200, 200)
-    made = region.make(Settings(strength=1.0), LiveSettings(region="strokes"), POCKET, CANVAS, selection, None)
+    made = planned(Settings(strength=1.0), LiveSettings(region="strokes"), CANVAS, selection)
     assert made.kind == "inpaint" and made.bounds.contains(selection)
 
 
 def test_zeros_of_live_survive() -> None:
     live = LiveSettings(strength=0.0, seed=0, guidance=0.0, opacity=0.0)
-    made = region.make(Settings(strength=0.7), live, POCKET, CANVAS, None, None)
+    made = planned(Settings(strength=0.7).with_params(steps=40, sampler="DDIM"), live, CANVAS, None)
+    assert made.recipe.steps is UNSET and made.recipe.sampler is UNSET, "not those of Generate"
     assert (made.recipe.strength, made.recipe.seed, made.recipe.guidance) == (0.0, 0, 0.0)
     assert Settings.read(Settings(live=live).to_json()).live == live
     assert Settings.read({"live": {"strength": "much", "place": "moon", "steps": -1}}).live == LiveSettings()
