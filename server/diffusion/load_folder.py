@@ -27,11 +27,10 @@ from server.diffusion.weights import (
     empty_module,
     incomplete,
     maker,
+    modern_name,
     unsupported,
 )
 
-# Names that diffusers used for the autoencoder's attention before 0.15; folders made then are still about.
-_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _NOT_WEIGHTS = ("position_ids",)
 
 
@@ -175,10 +174,7 @@ class _Folder:
 
 def _plain(name: str, prefix: str) -> str:
     """A tensor's name without what changed between versions of the libraries."""
-    name = name.removeprefix(prefix)
-    for old, new in _OLD_ATTENTION.items():
-        name = name.replace(old, new)
-    return name
+    return modern_name(name.removeprefix(prefix))
 
 
 def _inside(root: Path, relative: str) -> Path:

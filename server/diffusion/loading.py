@@ -28,7 +28,7 @@ def load_model(
     progress: Progress | None = None,
     cancelled: IsCancelled | None = None,
 ) -> LoadedModel:
-    """Load the model at `path` (diffusers folder or single .safetensors file) of a family ("sd1", "sd2").
+    """Load the model at `path` (diffusers folder or single .safetensors file) of a family ("sd1", "sd2", ...).
 
     `dtype` defaults to float32 on the CPU and float16 elsewhere. `progress` hears 0..1; `cancelled` is asked at every
     tensor, and True raises Cancelled. Raises WireError: model_missing, model_corrupt, model_unsupported.
@@ -40,6 +40,8 @@ def load_model(
     place = torch.device(device)
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" else torch.float16
+    if dtype == torch.float16 and "transformer" in FAMILIES[family].parts:
+        dtype = torch.bfloat16  # trained in it: their activations and T5's leave float16's range
     _quiet_libraries()
     job = LoadJob(path, family, FAMILIES[family], place, dtype, progress, cancelled)
     model = load_folder(job) if path.is_dir() else load_file(job)

@@ -48,11 +48,12 @@ class Task:
     width, height: multiples of the VAE's factor (8). image: uint8 (height, width, 3) RGB or None. mask: uint8
     (height, width), how much each pixel may change, 0..255 (soft: differential), needs an image. total_steps and
     start_step are the plan of the schedule; steps start_step..total_steps-1 run, none when they are equal.
-    guidance <= 1 runs without the negative prompt. clip_skip counts as in A1111: 0 and 1 are the last layer of the
-    text encoder, 2 the one before it. begin: where sampling starts at start_step 0: "image" is the noised image,
-    "noise" is noise alone, "auto" is noise with a mask and the image without. variation: 0 is the noise of `seed`, 1
-    that of `variation_seed`, 0..1 between them. wrap: "x", "y" or "xy": the picture goes on beyond its edges at the
-    opposite ones. pieces: side in pixels of the overlapping pieces in which the picture is denoised; 0: as a whole.
+    guidance <= 1 runs without the negative prompt. vae: file of another autoencoder. clip_skip counts as in A1111: 0
+    and 1 are the last layer of the text encoder, 2 the one before it. begin: where sampling starts at start_step 0:
+    "image" is the noised image, "noise" is noise alone, "auto" is noise with a mask and the image without. variation:
+    0 is the noise of `seed`, 1 that of `variation_seed`, 0..1 between them. wrap: "x", "y" or "xy": the picture goes on
+    beyond its edges at the opposite ones. pieces: side in pixels of the overlapping pieces in which the picture is
+    denoised; 0: as a whole.
     """
 
     prompt: str = ""
@@ -67,6 +68,7 @@ class Task:
     image: Pixels | None = field(default=None, repr=False, compare=False)
     mask: Pixels | None = field(default=None, repr=False, compare=False)
     loras: tuple[tuple[Path, float], ...] = ()
+    vae: Path | None = None
     clip_skip: int = 0
     preview: str = "rgb"
     begin: Literal["auto", "image", "noise"] = "auto"

@@ -190,6 +190,17 @@ def empty_module(make: Callable[[], Any]) -> Any:
         return make()
 
 
+# Names that diffusers used for the autoencoder's attention before 0.15; files made then are still about.
+_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def modern_name(name: str) -> str:
+    """A tensor's name as diffusers writes it today."""
+    for old, new in _OLD_ATTENTION.items():
+        name = name.replace(old, new)
+    return name
+
+
 def maker(where: str) -> Any:
     """The class named "module:name"."""
     import importlib

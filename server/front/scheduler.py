@@ -125,7 +125,6 @@ class Scheduler:
                 job=message.job,
             )
         try:
-            check_built(recipe)
             self.resolver.check(recipe)
         except WireError as error:
             error.job = message.job
@@ -370,12 +369,6 @@ class Scheduler:
             self.queue.remove(job)
             self._blobs.unpin(job.recipe.blobs())
             self._journal.do("delete from jobs where job=?", (job.id,))
-
-
-def check_built(recipe: Recipe) -> None:
-    """Raise WireError(unsupported) for what a recipe can say and the worker cannot do yet."""
-    if recipe.vae:
-        raise WireError(Code.UNSUPPORTED, "Another VAE cannot be chosen yet.", "Use the model's own.")
 
 
 def _death(code: int | None) -> WireError:

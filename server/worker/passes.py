@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,7 @@ class UnitRun:
             image=image,
             mask=mask,
             loras=loras_of(recipe, self.order["model"]),
+            vae=Path(self.order["model"]["vae"]) if self.order["model"].get("vae") else None,
             clip_skip=int(or_default(recipe.clip_skip, 0)),
             preview=self.reports.level,
             begin=begin,  # type: ignore[arg-type]

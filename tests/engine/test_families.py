@@ -11,9 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from server.diffusion import Task, ldm, load_model
-from tests.engine.conftest import Loaded, run
+from krita_sd.wire.errors import Code, WireError
+from server.diffusion import Task, generate, ldm, load_model
+from tests.engine.conftest import Loaded, picture, run
 from tests.engine.test_contract import pipeline
+from tests.tiny import make_parts, original_layout
+from tests.tiny_flow import autoencoder
 
 TASK = Task(prompt="a red boat", negative="fog", seed=2, total_steps=2, guidance=4.0, width=64, height=64)
 
@@ -67,3 +70,41 @@ def test_sdxl_loras_reach_all_three_networks(layout: str, folder_of: Loaded, mod
     plain = run(model, TASK)[1]
     assert torch.equal(run(model, replace(TASK, loras=((tmp_path / "xl.safetensors", 0.5),)))[1], wanted)
     assert torch.equal(run(model, TASK)[1], plain) and not torch.allclose(plain, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("layout", ["original", "checkpoint", "diffusers", "diffusers, older"])
+def test_another_vae_for_one_job(layout: str, model_of: Loaded, folder_of: Loaded, tmp_path: Path) -> None:
+    """Equal to a model that has that autoencoder inside; afterwards the model's own is back."""
+    other = make_parts("sd1", seed=9)
+    tensors = {name.removeprefix(ldm.VAE): tensor for name, tensor in original_layout(other).items() if ldm.VAE in name}
+    if layout == "checkpoint":
+        tensors = {ldm.VAE + name: tensor for name, tensor in tensors.items()}
+    elif layout.startswith("diffusers"):
+        tensors = other["vae"].state_dict()
+    if layout.endswith("older"):
+        old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+        for new, before in old.items():
+            tensors = {name.replace(new, before): tensor for name, tensor in tensors.items()}
+    path = tmp_path / "other.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    model = model_of("sd1")
+    task = replace(TASK, image=picture(), start_step=1, total_steps=3)
+    own, vae = generate(model, task).image, model.vae
+    changed = generate(model, replace(task, vae=path)).image
+    whole: Any = load_model(folder_of("sd1"), "sd1")
+    whole.vae = other["vae"]
+    assert (changed == generate(whole, task).image).all() and not (changed == own).all()
+    assert model.vae is vae and (generate(model, task).image == own).all()
+
+
+def test_a_vae_of_another_kind_is_refused_in_one_sentence(model_of: Loaded, tmp_path: Path) -> None:
+    model = model_of("sd1")
+    save_file(autoencoder().state_dict(), tmp_path / "flux.safetensors")
+    for path, code in (
+        (tmp_path / "flux.safetensors", Code.MODEL_UNSUPPORTED),
+        (tmp_path / "gone", Code.MODEL_MISSING),
+    ):
+        with pytest.raises(WireError) as caught:
+            generate(model, replace(TASK, vae=path))
+        assert caught.value.code is code and path.name in caught.value.message
+    assert model.encoding == ()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 import time
@@ -399,3 +400,36 @@ def test_weights_in_a_folder_of_their_own_carry_its_name(tmp_path: Path) -> None
         ("lora", "ink"),
         ("controlnet", "canny"),
     ]
+
+
+def test_the_listing_names_every_kind_and_every_problem(tmp_path: Path) -> None:
+    """`python -m server models --json` on a folder with one file of every kind, damaged and unsafe ones among them."""
+    from argparse import Namespace
+
+    from server.cli.models import list_models
+
+    for number, (shapes, _) in enumerate(FAMILIES.values()):
+        table, position = {}, 0
+        for name, shape in shapes.items():
+            # Header and sizes agree; a byte per number keeps the files small, and no shape is larger than it says.
+            small = [min(size, 4096) for size in shape] if len(shapes) == 1 else list(shape)
+            count = math.prod(small)
+            table[name] = {"dtype": "U8", "shape": small, "data_offsets": [position, position + count]}
+            position += count
+        (tmp_path / f"{number:02d}.safetensors").write_bytes(pack(table, bytes(position)))
+    (tmp_path / "cut.safetensors").write_bytes(CORRUPT["overlap"])
+    (tmp_path / "old.ckpt").write_bytes(b"\x80\x02")
+    found = {
+        Path(entry["path"]).name: entry
+        for entry in json.loads(list_models(Namespace(models=[tmp_path], json=True)))["models"]
+        if entry["id"] != "pocket"
+    }
+    assert len(found) == len(FAMILIES) + 2
+    for number, (_, (kind, family, _)) in enumerate(FAMILIES.values()):
+        entry = found[f"{number:02d}.safetensors"]
+        assert (entry["kind"], entry["family"]) == (kind, family)
+        assert entry["usable"] is (entry["problem"] == "") and "\n" not in entry["problem"]
+        runs = kind == "checkpoint" and family in ("sd1", "sd2", "sdxl")
+        beside = kind in ("lora", "vae", "controlnet", "t2i_adapter", "ip_adapter", "embedding", "upscaler")
+        assert entry["usable"] is (runs or beside), entry
+    assert "not safe to load" in found["old.ckpt"]["problem"] and found["cut.safetensors"]["problem"].endswith(".")

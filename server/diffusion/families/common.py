@@ -12,6 +12,7 @@ import torch
 
 from krita_sd.geometry import NativeRange
 from server.diffusion.checks import in_float32, is_finite, nan_output
+from server.diffusion.features.autoencoder import OtherAutoencoder
 from server.diffusion.features.lora import LoraWeights, fingerprint
 from server.diffusion.features.preview import Previewer
 from server.diffusion.model import Condition, Hole, LoadedModel, Recent, pixels_to_tensor
@@ -19,6 +20,7 @@ from server.diffusion.sampling import Feature
 from server.diffusion.task import Pixels, Task
 
 _CONDITIONS_KEPT = 16
+_AUTOENCODERS_KEPT = 1  # beside the model's own
 _CANVASES_KEPT = 16  # half a megabyte each at 1024 x 1024; the previews' fit takes six
 
 Moments = tuple[torch.Tensor, torch.Tensor | None]
@@ -54,6 +56,7 @@ class PartsModel(LoadedModel):
         self.inpainting = False
         self.embeddings: Recent[Condition] = Recent(_CONDITIONS_KEPT)
         self.canvases: Recent[Moments] = Recent(_CANVASES_KEPT)
+        self.autoencoders: Recent[Any] = Recent(_AUTOENCODERS_KEPT)
         self.measure_autoencoder()
         self.multiple = self.factor
         self.previewer = Previewer(self)
@@ -132,11 +135,13 @@ class PartsModel(LoadedModel):
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
 
     def weight_features(self, task: Task) -> list[Feature]:
-        return [LoraWeights(self.denoiser, self.encoders, task.loras)] if task.loras else []
+        features: list[Feature] = [OtherAutoencoder(self, task.vae)] if task.vae is not None else []
+        return [*features, LoraWeights(self.denoiser, self.encoders, task.loras)] if task.loras else features
 
     def unload(self) -> None:
         self.embeddings.clear()
         self.canvases.clear()
+        self.autoencoders.clear()
         for name in self.parts:
             setattr(self, name, None)
         self.parts.clear()
