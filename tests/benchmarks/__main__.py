@@ -26,6 +26,7 @@ from krita_sd.wire.frames import Picture
 from krita_sd.wire.messages import PreviewWish
 from krita_sd.wire.recipe import Recipe
 from server.client import Client
+from tests.benchmarks import cards, live
 from tests.benchmarks.table import Row, interleave, ratio, save, show, timed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,11 +205,21 @@ async def many(server: Server, bare: Bare, rounds: int) -> list[Row]:
 
 
 async def main(options: argparse.Namespace) -> None:
+    if options.device == "cuda":
+        rows = cards.measure(options.rounds)
+        print(show(rows))
+        save(rows, options.json, {"device": "cuda", "rounds": options.rounds})
+        return
     bare = Bare(options.threads)
     async with Server(options.threads) as server:
         rows = await end_to_end(server, bare, options.rounds)
         rows += await cancel(server, options.rounds)
         rows += await many(server, bare, max(2, options.rounds // 3))
+        rows += await live.replay(server, SIDE)
+    rows += await live.frames(options.rounds)
+    rows += await live.selection(options.rounds)
+    rows += [live.bytes_of_a_stroke()]
+    rows += await live.first_image(max(2, options.rounds // 2))
     print(show(rows))
     settings = {"threads": options.threads, "rounds": options.rounds, "side": SIDE, "steps": STEPS}
     save(rows, options.json, settings)
@@ -219,5 +230,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1, help="of the model, in both arms")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: full-size random models")
     parser.add_argument("--json", type=Path, default=OUTPUT)
     asyncio.run(main(parser.parse_args()))

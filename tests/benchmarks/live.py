@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Live and first images: rows 2, 3, 6, 7, 8 and 11 of the targets, on the processor."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from krita_sd.geometry import Bounds
+from krita_sd.wire.client import LiveFrame, LiveStatus
+from krita_sd.wire.live import TILE, Live, Patch
+from krita_sd.wire.recipe import Recipe
+from tests.benchmarks.table import Row, interleave, ratio, timed, times_faster
+
+ROOT = Path(__file__).resolve().parents[2]
+POCKET = ROOT / "server" / "pocket"
+SIDE = 256
+STEPS, START = 4, 2
+HERTZ, SECONDS = 60, 8.0
+PROMPT = "a red house"
+
+
+def tile(value: int) -> bytes:
+    return bytes([value * 40 % 256, value * 90 % 256, 128, 255]) * (TILE * TILE)
+
+
+def model_folder(folder: Path, side: int) -> Path:
+    """A tiny random UNet with a KL autoencoder and a TAESD of Stable Diffusion's sizes; native at `side`."""
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
+    from tests.tiny import make_model
+
+    native = {"min_side": side, "max_side": side, "min_pixels": side**2, "max_pixels": side**2, "multiple": 8}
+    make_model(folder, tiny_decoder=True, extra={"native": native, "second_pass": False})
+    blocks: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (128, 256, 512, 512),
+    }
+    AutoencoderKL(**blocks, layers_per_block=2, latent_channels=4, scaling_factor=0.18215).save_pretrained(
+        folder / "vae"
+    )
+    AutoencoderTiny().save_pretrained(folder / "taesd")
+    return folder
+
+
+class Arms:
+    """The same model as a live session, as diffusers' img2img pipeline and as a loop of eight lines."""
+
+    def __init__(self, folder: Path, side: int) -> None:
+        import torch
+        from diffusers import AutoencoderTiny, LCMScheduler, StableDiffusionImg2ImgPipeline
+
+        from server.diffusion import Task, load_model
+        from server.diffusion.live import LiveSession, Wish
+        from server.diffusion.live_canvas import DeviceCanvas
+
+        torch.set_num_threads(1)
+        self.torch, self.side, self.count = torch, side, 0
+        self.session = LiveSession(load_model(folder, "sd1"))
+        self.canvas = DeviceCanvas(side, side, torch.device("cpu"))
+        self.canvas.patch({index: tile(index) for index in range((side // TILE) ** 2)})
+        task = Task(PROMPT, seed=1, total_steps=STEPS, start_step=START, guidance=1.0, sampler="LCM")
+        self.wish = Wish(task, 0.5)
+        self.pipe = StableDiffusionImg2ImgPipeline.from_pretrained(str(folder), local_files_only=True)
+        self.pipe.scheduler = LCMScheduler.from_config(self.pipe.scheduler.config)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.kl, self.tiny = self.pipe.vae, AutoencoderTiny.from_pretrained(str(folder / "taesd"))
+        self.embeds = self.pipe.encode_prompt(PROMPT, "cpu", 1, False)[0]
+
+    async def live(self) -> None:
+        self.count += 1
+        self.canvas.patch({0: tile(self.count)})
+        self.session.render(self.wish, self.canvas)
+
+    def _png(self) -> Any:
+        from PIL import Image
+
+        self.count += 1
+        pixels = np.full((self.side, self.side, 3), self.count % 256, np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "png")
+        return Image.open(io.BytesIO(file.getvalue())).convert("RGB")
+
+    async def naive(self, tiny: bool = False) -> None:
+        """A pipeline call per frame, PNG in and out, as a simple server would do it."""
+        self.pipe.vae = self.tiny if tiny else self.kl
+        generator = self.torch.Generator().manual_seed(1)
+        out = self.pipe(PROMPT, self._png(), 0.5, STEPS, guidance_scale=1.0, generator=generator).images[0]
+        out.save(io.BytesIO(), "png")
+
+    async def loop(self) -> None:
+        """The eight-line sequential loop: nothing but encode, steps and decode; pixels are not even converted."""
+        torch, scheduler = self.torch, self.pipe.scheduler
+        with torch.inference_mode():
+            latents = self.tiny.encode(torch.zeros(1, 3, self.side, self.side)).latents
+            scheduler.set_timesteps(STEPS)
+            scheduler.set_begin_index(START)
+            latents = scheduler.add_noise(latents, torch.randn_like(latents), scheduler.timesteps[START : START + 1])
+            for t in scheduler.timesteps[START:]:
+                out = self.pipe.unet(latents, t, self.embeds).sample
+                latents = scheduler.step(out, t, latents, return_dict=False)[0]
+            self.tiny.decode(latents)
+
+
+async def frames(rounds: int) -> list[Row]:
+    """Row 2: frames per second against a pipeline call per frame; row 8 beside it, counted."""
+    with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
+        arms = Arms(model_folder(Path(folder) / "model", SIDE), SIDE)
+        seconds = await interleave(
+            {
+                "live": lambda: timed(arms.live()),
+                "naive": lambda: timed(arms.naive()),
+                "naive TAESD": lambda: timed(arms.naive(tiny=True)),
+                "loop": lambda: timed(arms.loop()),
+            },
+            rounds,
+        )
+        counts = arms.session.counts
+        repeated = counts["conditions"] + counts["schedules"] + counts["noises"] - 3
+        return [
+            times_faster("2  live frames / naive img2img pipe()", seconds, "live", "naive", 10.0),
+            times_faster("2  live frames / naive img2img pipe() with TAESD", seconds, "live", "naive TAESD", 2.0),
+            ratio("   live frame / eight-line loop", seconds, "live", "loop", None),
+            Row("8  prompts, schedules, noises computed again", float(repeated), "", 0.0),
+        ]
+
+
+async def selection(rounds: int) -> list[Row]:
+    """Row 11: a quarter of a large canvas selected; our crop at native size against the pipeline on all of it."""
+    from server.diffusion.live import Selection
+
+    side, native = 2048, 512
+    with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
+        arms = Arms(model_folder(Path(folder) / "model", native), side)
+        mask = np.zeros((side, side), np.uint8)
+        mask[512:1536, 512:1536] = 255
+        chosen = Selection("quarter", Bounds(512, 512, 1024, 1024), 32, 20, mask, mask)
+        arms.wish = type(arms.wish)(arms.wish.task, 0.5, chosen)
+        seconds = await interleave(
+            {"crop": lambda: timed(arms.live()), "pipe TAESD": lambda: timed(arms.naive(tiny=True))},
+            max(2, rounds // 2),
+        )
+        return [times_faster("11 25 % of 2048^2: crop / full-canvas pipe()", seconds, "crop", "pipe TAESD", 6.0)]
+
+
+def bytes_of_a_stroke() -> Row:
+    """Row 6: a stroke of 64 px, 20 px wide, touches at most six tiles."""
+    patch = Patch("live", 1, 2, 1024, 1024, {index: bytes(TILE * TILE * 4) for index in (0, 1, 2, 16, 17, 18)})
+    share = sum(len(frame) for frame in patch.frames()) / (4 * 1024**2)
+    return Row("6  bytes up for a stroke / raw canvas of 1024^2", share, "x", 1 / 28)
+
+
+async def replay(server: Any, side: int) -> list[Row]:
+    """Row 3: a stroke at 60 Hz through the websocket with the embedded model; from request to frame."""
+    client = server.client
+    recipe = Recipe(kind="img2img", prompt=PROMPT, width=side, height=side, strength=0.5, steps=4, seed=1)
+    recipe = recipe.replace(sampler="LCM", guidance=1.0)
+    sent: dict[int, float] = {}
+    arrived: list[tuple[int, float]] = []
+    tiles = {index: tile(index) for index in range((-(-side // TILE)) ** 2)}
+
+    async def frame() -> LiveFrame:
+        while True:
+            event = await client.next_event()
+            if isinstance(event, LiveStatus) and event.state.error is not None:
+                raise event.state.error
+            if isinstance(event, LiveFrame):
+                arrived.append((event.generation, time.perf_counter()))
+                return event
+
+    def ask(changed: dict[int, bytes]) -> None:
+        generation = len(sent) + 1
+        sent[generation] = time.perf_counter()
+        client.core.live(Live("pen", generation, 0, recipe), {}, side, side, changed)
+        client.flush()
+
+    alone = []
+    ask(tiles)
+    await frame()
+    for number in range(9):
+        begun = time.perf_counter()
+        ask({0: tile(number)})
+        await frame()
+        alone.append(time.perf_counter() - begun)
+    arrived.clear()
+
+    async def pen() -> None:
+        for number in range(int(HERTZ * SECONDS)):
+            ask({number % len(tiles): tile(number)})
+            await asyncio.sleep(1 / HERTZ)
+
+    stroke = asyncio.create_task(pen())
+    counts: dict[str, int] = {}
+    while not arrived or arrived[-1][0] < len(sent) or not stroke.done():
+        counts = (await frame()).header["counts"]
+    client.core.live_stop("pen")
+    client.flush()
+    latencies = sorted(at - sent[generation] for generation, at in arrived)
+    single = statistics.median(alone)
+    p95 = latencies[min(len(latencies) - 1, int(0.95 * len(latencies)))]
+    other = {"p50": statistics.median(latencies) / single, "frame (s)": single, "frames": float(len(arrived))}
+    other |= {"requests": float(len(sent)), "superseded": float(counts.get("superseded", 0))}
+    return [Row("3  live latency under 60 Hz, p95, in frame times", p95 / single, "", 1.6, other)]
+
+
+_SCRIPT = """
+import sys, torch
+from diffusers import StableDiffusionPipeline
+torch.set_num_threads(1)
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], local_files_only=True).to(torch.float32)
+pipe("a red house", width=192, height=192, num_inference_steps=2).images[0].save(sys.argv[2])
+"""
+
+
+async def first_image(rounds: int) -> list[Row]:
+    """Row 7: from the start of the process to the first image on disk."""
+    with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
+        out = str(Path(folder) / "out.png")
+        size = ["--width", "192", "--height", "192", "--steps", "2"]
+        ours = [sys.executable, "-m", "server", "generate", PROMPT, "--out", out, *size]
+        theirs = [sys.executable, "-c", _SCRIPT, str(POCKET), out]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+        async def run(command: list[str]) -> None:
+            done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, env=environment, capture_output=True)
+            if done.returncode:
+                raise RuntimeError(done.stderr.decode()[-500:])
+
+        seconds = await interleave({"ours": lambda: timed(run(ours)), "script": lambda: timed(run(theirs))}, rounds)
+        return [ratio("7  process start to first image / a diffusers script", seconds, "ours", "script", 0.8)]
