@@ -7,13 +7,13 @@ import dataclasses
 import functools
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 from krita_sd import control_pictures, plan
 from krita_sd.actions.controlling import Controlling
 from krita_sd.actions.core import Core
 from krita_sd.actions.live_around import Around
+from krita_sd.actions.live_report import Report
 from krita_sd.actions.part import Part
 from krita_sd.actions.reading import Reading
 from krita_sd.canvas import capture, colour, host, live_show, live_watch, watch
@@ -25,23 +25,19 @@ from krita_sd.live.desk import LiveReady, LiveWaiting
 from krita_sd.live.develop import develop
 from krita_sd.live.feed import Look, Sent, Suspect, Unchanged, Wish
 from krita_sd.live.fresh import Fresh
-from krita_sd.live.record import Recorder, default_folder
 from krita_sd.live.timing import Timeline, Trip
-from krita_sd.live.view import LiveView, status
+from krita_sd.live.view import LiveView
 from krita_sd.qt import QtCore, Signal
 from krita_sd.wire import client
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
-
-TELL_SECONDS = 1.0
-"""How often the numbers in the status line change: every change draws the docker anew."""
 
 POLL_MS = 250
 """How often Live looks at what is in its way: selection, other documents, a running job."""
 
 
 class Live(Part, QtCore.QObject):
-    """`view` is what the workspace draws. `frame_changed` carries the newest picture to dockers (a QImage, or None)."""
+    """`frame_changed` carries the newest picture to dockers (a QImage, or None)."""
 
     frame_changed = Signal(object)
     _arrived = Signal(object)
@@ -49,12 +45,11 @@ class Live(Part, QtCore.QObject):
     def __init__(self, core: Core, controlling: Controlling) -> None:
         QtCore.QObject.__init__(self)
         Part.__init__(self, core)
-        self.view = LiveView()
         self.timeline = Timeline()
         self.frame: LiveReady | None = None
-        self.recorder: Recorder | None = None
         self.docker_visible = False
         self._machine = m.Machine(lambda: uuid.uuid4().hex)
+        self._report = Report(core, self._machine, self.timeline)
         self._around = Around(core, controlling)
         self._doc: Any = None
         self._mask: Picture | None = None
@@ -65,9 +60,6 @@ class Live(Part, QtCore.QObject):
         self._used: tuple[Any, ...] = ()
         self._reader: Reading | None = None
         self._always = False
-        self._told = ""
-        self._numbers: tuple[float, float] = (0.0, 0.0)
-        self._counted = 0.0
         self._drawn: Any = None
         self._busy: Any = None
         self._controls: tuple[Picture, ...] = ()
@@ -134,15 +126,13 @@ class Live(Part, QtCore.QObject):
     @guarded
     def record(self) -> None:
         """Begin to write every shown frame into a folder, or stop."""
-        if self.recorder is None:
-            chosen = self.core.settings.live.record_folder
-            self.recorder = Recorder(Path(chosen) if chosen else default_folder(Path.home()))
-        else:
-            recorder, self.recorder = self.recorder, None
-            # The disk may be slow: not in the GUI thread.
-            self.core.link.run(recorder.close)
-            self._told = f"{recorder.written} pictures in {recorder.folder}"
+        self._report.record()
         self._redraw()
+
+    @property
+    def view(self) -> LiveView:
+        """What the workspace draws."""
+        return self._report.view
 
     def docker_seen(self, visible: bool) -> None:
         """The docker with Live's picture came into view, or went."""
@@ -188,8 +178,7 @@ class Live(Part, QtCore.QObject):
     def stopped(self) -> None:
         self._poll.stop()
         self._feed(m.Switched(False))
-        if self.recorder is not None:
-            self.recorder.close()
+        self._report.close()
 
     @guarded
     def _settings_changed(self) -> None:
@@ -399,8 +388,7 @@ class Live(Part, QtCore.QObject):
         self._fresh.shown(generation)
         self._dress()
         self._show.show(ready.image, _pixels(ready), functools.partial(self._painted, generation))
-        if self.recorder is not None:
-            self.recorder.add(ready.image)
+        self._report.shown(ready.image)
         self.frame_changed.emit(ready.image)
         if first:
             self._redraw()
@@ -421,25 +409,7 @@ class Live(Part, QtCore.QObject):
         return plan.layer_name(made.recipe) if made is not None else "Krita SD Live"
 
     def _redraw(self) -> None:
-        """Derive the view; the docker is drawn anew only if it changed."""
-        if time.monotonic() - self._counted > TELL_SECONDS:
-            self._counted = time.monotonic()
-            self._numbers = self.timeline.summary()
-        recorder = self.recorder
-        text = f"{recorder.written} pictures in {recorder.folder}" if recorder is not None else self._told
-        if recorder is not None and recorder.problem:
-            text = recorder.problem
-        made = LiveView(
-            on=self._machine.wanted,
-            status=status(self._machine, *self._numbers),
-            is_error=self._machine.phase is m.Phase.FAILED,
-            can_apply=self.frame is not None,
-            recording=recorder is not None,
-            record_text=text,
-        )
-        if made != self.view:
-            self.view = made
-            self.core.redraw()
+        self._report.draw(self.frame is not None)
 
 
 def _pixels(ready: LiveReady) -> bytes:
