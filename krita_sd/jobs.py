@@ -182,6 +182,10 @@ class JobTable:
                 elif job.phase not in _KEEPABLE:
                     yield from self._end(job, Phase.CANCELLED, None)
 
+    def is_shown(self, key: str) -> bool:
+        """Whether that result is what the canvas of its document shows, or is about to show."""
+        return key in self._shown.values()
+
     def wants_preview(self, job_id: str) -> bool:
         """Whether a preview of this job would be shown; asked before the work of fetching one."""
         job = self.jobs.get(job_id)

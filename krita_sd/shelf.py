@@ -42,8 +42,8 @@ class Kept:
 
 
 class Shelf:
-    """`put`, `get` and `drop` are called in the GUI thread; files are written by `defer`, in the link's thread. A
-    result is read back in the GUI thread in one go: 4 MiB of page cache take about a millisecond."""
+    """`put`, `at_hand` and `drop` are called in the GUI thread; files are written by `defer`, in the link's thread.
+    `get` may read a file, and is called in any."""
 
     def __init__(self, folder: Path, defer: Callable[[Callable[[], None]], None], memory: int = MEMORY) -> None:
         self._folder = folder
@@ -61,6 +61,11 @@ class Shelf:
             self._pictures[kept.key] = kept.picture
             self._dropped.discard(kept.key)
         self._defer(functools.partial(self._write, kept, safe))
+
+    def at_hand(self, key: str) -> Picture | None:
+        """The picture, when it is in memory."""
+        with self._lock:
+            return self._pictures.get(key)
 
     def get(self, key: str) -> Picture | None:
         """The picture; None when it is gone (its file was deleted from outside)."""

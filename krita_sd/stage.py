@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from krita_sd.wire.recipe import Recipe
 log = logging.getLogger(__name__)
 
 
+Read = Callable[[str, Callable[[Picture | None], None]], None]
+
+
 @dataclass(eq=False)
 class _Application:
     """One result on its way into its document. `placement` is its preview, `above` the active layer at the click."""
@@ -35,11 +39,13 @@ class _Application:
 
 
 class Stage(QtCore.QObject):
-    """Holds the documents of jobs and what the jobs show in them. `read` gives the pixels of a result."""
+    """Holds the documents of jobs and what the jobs show in them. `read(key, done)` calls `done` with the pixels of a
+    result, or None when they are gone: at once when they are in memory, otherwise later."""
 
+    application_ended = Signal(str)  # key of a result that is a layer now, or parked
     layer_made = Signal(object, object, object)  # document, the new layer, the result that it shows
 
-    def __init__(self, table: JobTable, read: Callable[[Result], Picture], parent: Any = None) -> None:
+    def __init__(self, table: JobTable, read: Read, parent: Any = None) -> None:
         super().__init__(parent)
         self._table = table
         self._read = read
@@ -68,7 +74,7 @@ class Stage(QtCore.QObject):
             case ev.ShowResult(key):
                 result = self._table.results[key]
                 if self._placement(result.job) is not None:
-                    self._show(result.job, self._read(result))
+                    self._read(key, functools.partial(self._show_result, key, result.job))
             case ev.Withdraw(job):
                 placement = self._placements.pop(job, None)
                 if placement is not None:
@@ -104,23 +110,23 @@ class Stage(QtCore.QObject):
 
     def _apply_next(self) -> None:
         """Begin with the first one that waits."""
-        while self._applying:
+        if self._applying:
             task = self._applying[0]
             if not host.is_open(task.doc):
-                self._applying.pop(0)
-                task.parked()
-                continue
-            try:
-                self._begin(task)
+                self._parked(task)
                 return
-            except WireError as error:
-                log.warning("a result could not be applied (%s)", error)
-                if task.placement is not None:
-                    task.placement.discard()
-                self._applying.pop(0)
+            self._read(task.result.key, functools.partial(self._begin, task))
 
-    def _begin(self, task: _Application) -> None:
-        picture = self._read(task.result)
+    def _begin(self, task: _Application, picture: Picture | None) -> None:
+        if picture is None:
+            log.warning("the pixels of a result that was to be applied are gone")
+            if task.placement is not None:
+                task.placement.discard()
+            self._leave(task)
+            return
+        if not host.is_open(task.doc):
+            self._parked(task)
+            return
         name = plan.layer_name(task.result.recipe)
         job = self._table.jobs[task.result.job]
         if task.way == "top":
@@ -146,13 +152,25 @@ class Stage(QtCore.QObject):
         if node is not None and host.is_open(task.doc):
             layer_recipes.remember(task.doc, node, task.result.recipe, task.model)
             self.layer_made.emit(task.doc, node, task.result)
-        self._applying.remove(task)
-        self._apply_next()
+        self._leave(task)
 
     def _parked(self, task: _Application) -> None:
-        self._applying.remove(task)
         task.parked()
+        self._leave(task)
+
+    def _leave(self, task: _Application) -> None:
+        self._applying.remove(task)
+        self.application_ended.emit(task.result.key)
         self._apply_next()
+
+    def is_applying(self, key: str) -> bool:
+        """Whether the pixels of that result are still needed to make it a layer."""
+        return any(task.result.key == key for task in self._applying)
+
+    def _show_result(self, key: str, job: str, picture: Picture | None) -> None:
+        # The painter may have gone on to another one while this was read.
+        if picture is not None and self._table.is_shown(key):
+            self._show(job, picture)
 
     def _show(self, job: str, picture: Picture) -> None:
         placement = self._placement(job)

@@ -15,6 +15,7 @@ from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
 from krita_sd.geometry import Bounds
 from krita_sd.guarded import guarded
+from krita_sd.history.worker import Worker
 from krita_sd.jobs import Result
 from krita_sd.link import PreviewWaiting
 from krita_sd.shelf import Kept, Shelf
@@ -60,7 +61,10 @@ class Results(Part):
         self._chosen: tuple[str, ...] = ()
         self.unsaved: Callable[[], set[str]] = set  # keys that the history has not written yet
         self.shelf = Shelf(core.folder / "results", core.link.run)
-        self.stage = Stage(core.table, self.pixels, core)
+        self.stage = Stage(core.table, self.read, core)
+        self.stage.application_ended.connect(self._application_ended)
+        self._drop_later: set[str] = set()  # discarded, but on its way to become a layer
+        self._reader = Worker("krita-sd-read")
 
     # What the painter does -------------------------------------------------------------------------------------------
 
@@ -157,12 +161,31 @@ class Results(Part):
             raise WireError(Code.INTERNAL, "The pixels of this result are gone.", "Generate it again with its seed.")
         return picture
 
+    def read(self, key: str, done: Callable[[Picture | None], None]) -> None:
+        """Call `done` with the picture, or None when it is gone: now, or when it has come from the disk."""
+        picture = self.shelf.at_hand(key)
+        if picture is not None:
+            done(picture)
+            return
+
+        def load() -> None:
+            found = self.shelf.get(key)
+            self.core.later(functools.partial(self._loaded, key, found, done))
+
+        self._reader.post(load)
+
+    def _loaded(self, key: str, found: Picture | None, done: Callable[[Picture | None], None]) -> None:
+        if found is None and key in self.core.table.results:
+            self.say("The pixels of this result are gone. Generate it again with its seed.", True)
+        done(found)
+
     # What happens ----------------------------------------------------------------------------------------------------
 
     def started(self) -> None:
         self.core.link.run(self._restore)
 
     def stopped(self) -> None:
+        self._reader.close(0.2)
         # What was applied is in its document now; the rest is offered again next time.
         applied = [result.key for result in self.core.table.results.values() if result.applied]
         self.shelf.settle([key for key in applied if key not in self.unsaved()])
@@ -177,9 +200,17 @@ class Results(Part):
         """One effect of the job table."""
         if isinstance(effect, ev.Forget):
             self._thumbnails.pop(effect.key, None)
-            self.shelf.drop(effect.key)
+            if self.stage.is_applying(effect.key):
+                self._drop_later.add(effect.key)
+            else:
+                self.shelf.drop(effect.key)
         else:
             self.stage.perform(effect)
+
+    def _application_ended(self, key: str) -> None:
+        if key in self._drop_later:
+            self._drop_later.discard(key)
+            self.shelf.drop(key)
 
     def forget_closed(self) -> None:
         """Notice documents that were closed."""

@@ -115,7 +115,9 @@ class Insertion(QtCore.QObject):
             self._add_mask(layer.node, alpha)
         above = self._above
         if above is not None and self._doc.nodeByUniqueID(above.uniqueId()) is None:
-            above = None  # deleted meanwhile
+            # Deleted meanwhile, or merged with the result before this one: that layer is the active one now.
+            active = self._doc.activeNode()
+            above = active if active is not None and active.type() == "paintlayer" else None
         layer.insert(above)
         yield 0
         for _ in layer.write(picture):
