@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 
 from tests.krita.session import Session, install_plugin
@@ -25,6 +26,8 @@ def walk() -> dict[str, object]:
 
     def mark(name: str) -> None:
         seen[name] = round(time.monotonic() - begin, 1)
+        sys.stdout.write(f"{seen[name]:6.1f} s  {name}\n")
+        sys.stdout.flush()
 
     with Session(install_plugin) as session:
         mark("Krita is there")
@@ -52,6 +55,4 @@ def walk() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.stdout.write(json.dumps(walk(), indent=1) + "\n")
