@@ -82,7 +82,7 @@ class Recipe:
     width, height: extent of the wanted picture (the captured region of the document).
     image: hash of a `bgra8` picture of that extent, the start of img2img and the surroundings of inpaint.
     mask: hash of a `grey8` picture of that extent: the selection itself, 0..255 = how much may change.
-    seed: 0 .. 2^63 - 1; image i of a job has seed + i, wrapping at 2^63.
+    seed: 0 .. 2^63 - 1; image i of a job has seed + i, wrapping at 2^63; of a variation, variation_seed + i instead.
     feather, grow: shape the denoise mask only; UNSET = from selection size and strength.
     exact_mask: use the selection as it is, no grow and no feather.
     model: opaque id; "" is the server's default. vae: opaque id; "" is the model's own.
