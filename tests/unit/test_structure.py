@@ -40,6 +40,8 @@ RULES = [
     # Pure or Qt-free parts of the plugin.
     Rule("krita_sd/jobs.py", ("krita_sd.qt", "krita")),
     Rule("krita_sd/link.py", ("krita_sd.qt", "krita")),
+    Rule("krita_sd/live", tuple(f"krita_sd.{name}" for name in ("dock", "actions", "canvas", "jobs", "link"))),
+    *(Rule(f"krita_sd/live/{name}.py", ("krita_sd.qt", "krita")) for name in ("desk", "feed", "machine", "tiles")),
     Rule("server", ("krita_sd",), ("krita_sd.wire", "krita_sd.geometry")),
     Rule("server/front", (*HEAVY, "numpy", "server.diffusion", "server.worker")),
     Rule("server/library", (*HEAVY, "server.front", "server.diffusion", "server.worker")),
