@@ -146,6 +146,8 @@ def test_equals_the_diffusers_pipeline(
         "one step shorter": replace(layers[-1], end=0.7),
         "one step later": replace(layers[-1], start=0.5),
     }
+    if kind != "txt2img" or name != "sd1":
+        others = {"one step later": others["one step later"]}  # the rest does not depend on the kind
     for label, other in others.items():
         changed = replace(task, controls=(*layers[:-1], other))
         assert not torch.equal(run(model, changed)[1], wanted), f"does not notice: {label}"
