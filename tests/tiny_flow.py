@@ -193,7 +193,50 @@ def z_image() -> dict[str, Any]:
     }
 
 
-MAKERS: dict[str, Callable[..., dict[str, Any]]] = {"flux1": flux1, "sd3": sd3, "chroma": chroma, "z-image": z_image}
+def qwen_image() -> dict[str, Any]:
+    from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=64,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(8, 4, 4),
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=16, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+    text = {
+        "vocab_size": len(WORDS),
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"},
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+    encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
+    return {
+        "class": "QwenImagePipeline",
+        "transformer": transformer,
+        "vae": vae,
+        "text_encoder": encoder,
+        "schedule": DYNAMIC,
+    }
+
+
+MAKERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "flux1": flux1,
+    "sd3": sd3,
+    "chroma": chroma,
+    "z-image": z_image,
+    "qwen-image": qwen_image,
+}
 
 
 def make_flow_model(folder: Path, family: str, seed: int = 0, **kind: Any) -> Path:

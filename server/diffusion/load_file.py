@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class _File:
             encoders["text_encoder_2"] = (True, ldm.XL_OPENCLIP, CLIPTextModelWithProjection)
         for part, (openclip, home, kind) in encoders.items():
             config = CLIPTextConfig(**ldm.clip_config(shapes, openclip, home), **self.shipped[part])
-            text = empty_module(lambda kind=kind, config=config: kind(config))
+            text = empty_module(partial(kind, config))
             parts[part] = (text, ldm.clip_sources(text.state_dict(), shapes, openclip, home))
         return parts
 

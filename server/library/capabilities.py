@@ -59,6 +59,10 @@ CAPABILITIES: dict[str, Capabilities] = {
     "z-image": Capabilities(
         "pair", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS, note=_ONLY_FOLDERS,
     ),
+    "qwen-image": Capabilities(
+        "calls", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS,
+        note="Qwen-Image Edit is not supported yet. " + _ONLY_FOLDERS,
+    ),
 }  # fmt: skip
 
 FOLDERS = frozenset(CAPABILITIES)

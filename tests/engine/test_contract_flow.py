@@ -46,6 +46,7 @@ FLUX1 = {kind: f"Flux{name}Pipeline" for kind, name in NAMES.items()}
 SD3 = {kind: f"StableDiffusion3{name}Pipeline" for kind, name in NAMES.items()}
 CHROMA = {kind: f"Chroma{name}Pipeline" for kind, name in NAMES.items()}
 Z_IMAGE = {kind: f"ZImage{name}Pipeline" for kind, name in NAMES.items()}
+QWEN = {kind: f"QwenImage{name}Pipeline" for kind, name in NAMES.items()}
 ORACLES: dict[str, Oracle] = {
     "flux1-dev": Oracle("flux1", FLUX1),
     "flux1-schnell": Oracle(
@@ -57,6 +58,7 @@ ORACLES: dict[str, Oracle] = {
         "sd3", {"txt2img": SD3["txt2img"]}, kind={"with_t5": False, "dynamic": True}, negative=True, packed=False
     ),
     "chroma": Oracle("chroma", CHROMA, negative=True, arguments={"max_sequence_length": 512}),
+    "qwen-image": Oracle("qwen-image", QWEN, guidance="true_cfg_scale", negative=True),
     # Its pipelines count guidance from 0: pos + g (pos - neg).
     "z-image": Oracle("z-image", Z_IMAGE, negative=True, packed=False, guidance_offset=-1.0),
 }

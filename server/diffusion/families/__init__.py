@@ -67,4 +67,10 @@ FAMILIES: dict[str, Family] = {
          "text_encoder": "transformers:Qwen3Model"},
         {"tokenizer": "any"},
     ),
+    "qwen-image": Family(
+        "Qwen-Image", f"{_HERE}qwen_image:QwenImage",
+        {"transformer": "diffusers:QwenImageTransformer2DModel", "vae": "diffusers:AutoencoderKLQwenImage",
+         "text_encoder": "transformers:Qwen2_5_VLForConditionalGeneration"},
+        {"tokenizer": "any"},
+    ),
 }  # fmt: skip

@@ -59,16 +59,19 @@ def load_autoencoder(path: Path, like: Any) -> Any:
         wanted = module.state_dict()
         for prefix in _PREFIXES:
             stored = {modern_name(name.removeprefix(prefix)): name for name in shapes if name.startswith(prefix)}
-            original = ldm.vae_sources(wanted, like.config)
-            for names in (
-                {name: name for name in wanted},
-                {name: source.name.removeprefix(ldm.VAE) for name, source in original.items()},
-            ):
-                if all(name in stored for name in names.values()):
+            for names in ({name: name for name in wanted}, _original_names(wanted, like.config)):
+                if names and all(name in stored for name in names.values()):
                     sources = {name: Source(stored[place]) for name, place in names.items()}
                     _check_sizes(path, shapes, wanted, sources)
                     return Loader(files, path.name, like.dtype, like.device, None, None).fill(module, "VAE", sources)
     raise _foreign(path)
+
+
+def _original_names(wanted: dict[str, Any], config: Any) -> dict[str, str]:
+    """diffusers name -> name in the original training code; none for autoencoders of another build."""
+    if "block_out_channels" not in config:
+        return {}
+    return {name: source.name.removeprefix(ldm.VAE) for name, source in ldm.vae_sources(wanted, config).items()}
 
 
 def _check_sizes(path: Path, shapes: ldm.Shapes, wanted: dict[str, Any], sources: dict[str, Source]) -> None:
