@@ -12,6 +12,7 @@ from krita_sd.live.machine import Machine, Phase
 from krita_sd.live.record import Recorder, default_folder
 from krita_sd.live.timing import Timeline
 from krita_sd.live.view import LiveView, status
+from krita_sd.text import tr
 
 TELL_SECONDS = 1.0
 """How often the numbers in the status line change: every change draws the docker anew."""
@@ -25,7 +26,7 @@ class Report:
         self._machine = machine
         self._timeline = timeline
         self._recorder: Recorder | None = None
-        self._told = ""
+        self._ended: Recorder | None = None  # the one before, which may still be writing
         self._numbers: tuple[float, float] = (0.0, 0.0)
         self._counted = 0.0
         self.view = LiveView()
@@ -37,7 +38,7 @@ class Report:
             self._recorder = Recorder(Path(chosen) if chosen else default_folder(Path.home()))
             return
         recorder, self._recorder = self._recorder, None
-        self._told = f"{recorder.written} pictures in {recorder.folder}"
+        self._ended = recorder
         # The disk may be slow: not in the GUI thread.
         self._core.link.run(recorder.close)
 
@@ -56,15 +57,15 @@ class Report:
         if time.monotonic() - self._counted > TELL_SECONDS:
             self._counted = time.monotonic()
             self._numbers = self._timeline.summary()
-        recorder, text = self._recorder, self._told
-        if recorder is not None:
-            text = recorder.problem or f"{recorder.written} pictures in {recorder.folder}"
+        told, text = self._recorder or self._ended, ""
+        if told is not None:
+            text = told.problem or tr("{0} pictures in {1}").format(told.written, told.folder)
         made = LiveView(
             on=self._machine.wanted,
             status=status(self._machine, *self._numbers),
             is_error=self._machine.phase is Phase.FAILED,
             can_apply=can_apply,
-            recording=recorder is not None,
+            recording=self._recorder is not None,
             record_text=text,
         )
         if made != self.view:
