@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from pathlib import Path
 from typing import Any
 
 from krita_sd.qt import Qt, QtCore, QtGui
@@ -79,6 +81,12 @@ def encoded(picture: Picture, kind: str) -> bytes:
     if not image.save(out, name, quality):
         raise bad_request(f"Qt could not write a picture of {picture.width} x {picture.height} pixels as {kind}.")
     return bytes(out.data().data())
+
+
+def write_png(picture: Picture, path: Path) -> None:
+    """Write a PNG, losslessly. Raises OSError. Qt writes the file itself: nothing passes through Python's lock."""
+    if not image_of(picture).save(str(path), "PNG", 80):
+        raise OSError(errno.EIO, "the disk is full or cannot be written", str(path))
 
 
 def _opaque(image: Any) -> Any:

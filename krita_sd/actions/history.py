@@ -40,7 +40,7 @@ class History(Part):
         super().__init__(core)
         self._results = results
         self._worker = Worker("krita-sd-history")
-        codec = Codec(lambda picture: pictures.encoded(picture, "png"), pictures.small_file)
+        codec = Codec(pictures.write_png, pictures.small_file)
         self._store = Store(core.folder / "history", codec)
         self._pending: set[str] = set()
         self._told = False

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from krita_sd.metadata import recipes
+from krita_sd.metadata import png, recipes
 from krita_sd.shelf import Kept
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.parameters import Found
@@ -63,10 +63,10 @@ class Entry:
 class Codec:
     """How pictures become files and small ones; given from outside, because the plugin uses Qt for it.
 
-    encode: bgra8 -> PNG, losslessly. small: a thumbnail as JPEG or PNG.
+    write: bgra8 -> the PNG file of that name, losslessly. small: a thumbnail as JPEG or PNG.
     """
 
-    encode: Callable[[Picture], bytes]
+    write: Callable[[Picture, Path], None]
     small: Callable[[Picture], bytes]
 
 
@@ -168,18 +168,19 @@ class Store:
         created = time.time() if created is None else created
         more = {"key": kept.key, "partial": kept.partial, "created": created}
         texts = recipes.texts_of(kept.recipe, model, **more)
-        data = recipes.embed(self._codec.encode(kept.picture), texts)
         path = self._free_name(kept, created)
-        draft = path.with_suffix(".tmp")
+        plain, draft = path.with_suffix(".plain.tmp"), path.with_suffix(".tmp")
         try:
-            draft.write_bytes(data)
+            self._codec.write(kept.picture, plain)
+            with plain.open("rb") as source, draft.open("wb") as target:
+                png.copy_with(source, target, texts)
             os.replace(draft, path)
-        except OSError:
+        finally:
+            plain.unlink(missing_ok=True)
             draft.unlink(missing_ok=True)
-            raise
         size = kept.picture.width, kept.picture.height
         small = self._codec.small(kept.picture)
-        self._insert(kept.key, path.name, created, False, len(data), size, texts, small)
+        self._insert(kept.key, path.name, created, False, path.stat().st_size, size, texts, small)
         self.prune()
         return True
 

@@ -15,6 +15,7 @@ MAX_CHUNK = 1024 * 1024
 MAX_CHUNKS = 65_536
 """Chunks of a file that are looked at: a picture of 8192 x 8192 pixels in pieces of 8 KiB has half as many."""
 
+_PIECE = 256 * 1024
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 
@@ -85,6 +86,18 @@ def insert(png: bytes, texts: Mapping[str, str]) -> bytes:
     end = 8 + 12 + struct.unpack(">I", png[8:12])[0]  # behind IHDR, which is first
     chunks = [_chunk(keyword, text) for keyword, text in texts.items()]
     return b"".join([png[:end], *chunks, png[end:]])
+
+
+def copy_with(source: BinaryIO, target: BinaryIO, texts: Mapping[str, str]) -> None:
+    """The same from file to file, a piece at a time: joining a large picture would hold Python's lock for long."""
+    head = source.read(33)  # signature and IHDR
+    if head[:8] != SIGNATURE:
+        raise ValueError("no PNG")
+    target.write(head)
+    for keyword, text in texts.items():
+        target.write(_chunk(keyword, text))
+    while piece := source.read(_PIECE):
+        target.write(piece)
 
 
 def _chunk(keyword: str, text: str) -> bytes:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from krita_sd.history.store import INDEX, Codec, Store, kept_of
 from krita_sd.history.worker import Worker
+from krita_sd.metadata import png
 from krita_sd.shelf import Kept
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.recipe import Recipe
@@ -28,12 +29,16 @@ def encode(picture: Picture) -> bytes:
     return out.getvalue()
 
 
+def write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
 def decode(path: Path) -> Picture:
     pixels = np.asarray(Image.open(path).convert("RGBA"))
     return Picture("bgra8", pixels.shape[1], pixels.shape[0], pixels[..., [2, 1, 0, 3]].tobytes())
 
 
-CODEC = Codec(encode, lambda picture: b"small")
+CODEC = Codec(lambda picture, path: write(path, encode(picture)), lambda picture: b"small")
 
 
 def kept(number: int, prompt: str = "a house") -> Kept:
@@ -121,12 +126,11 @@ def test_a_lost_or_damaged_index_is_made_anew_from_the_pictures(tmp_path: Path, 
 def test_a_full_disk_leaves_no_half_written_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = opened(tmp_path)
 
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:10])
+    def full(source: object, target: io.BufferedWriter, texts: object) -> None:
+        target.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(png, "copy_with", full)
     with pytest.raises(OSError):
         store.add(kept(1), "")
     assert store.search() == [] and not list(tmp_path.glob("*.png")) and not list(tmp_path.glob("*.tmp"))
