@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from krita_sd.controls import TITLES, ControlLayer, Marks, make_problem, problem_of
@@ -25,10 +25,11 @@ from krita_sd.wire.recipe import CONTROL_MAPS, CONTROLS, Recipe
 ROOT = Path(__file__).resolve().parents[2]
 SD1 = {"id": "m", "name": "dream", "kind": "checkpoint", "family": "sd1"}
 POCKET = {"id": "pocket", "name": "Pocket", "kind": "checkpoint", "family": "sd1", "embedded": True}
+KEYS = ("controls", "left_out", "layer", "type", "weight", "start", "on")
 JSON: Any = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    max_leaves=4,
 )
 
 
@@ -49,6 +50,7 @@ def test_marks_are_bounded() -> None:
         marks.with_control(ControlLayer("more", "canny"))
 
 
+@settings(max_examples=25)
 @given(JSON)
 def test_damaged_marks_of_a_foreign_document_are_left_out(data: Any) -> None:
     Marks.read(data)
