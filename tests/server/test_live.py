@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,9 +236,13 @@ async def test_a_batch_and_live_take_turns(painter: Painter) -> None:
     job = painter.submit(tiny(), count=6)
     order: list[str] = []
     seen = len(painter.events)
+
+    def more_than(count: int) -> bool:
+        return len(painter.events) > count
+
     while not painter.outcome(job).terminals:
         pen.ask({0: tile(len(painter.events))})
-        await painter.until(lambda begun=seen: len(painter.events) > begun, "anything")
+        await painter.until(partial(more_than, seen), "anything")
         for event in painter.events[seen:]:
             order += ["frame"] * isinstance(event, LiveFrame) + ["picture"] * isinstance(event, ResultReady)
         seen = len(painter.events)
