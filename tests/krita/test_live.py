@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Live in the real Krita, against a scripted server whose pictures are the inverted canvas: so every shown frame says
-which pixels it was made of. "Seen to fail" in a docstring names the guard whose removal was tried and noticed."""
+which pixels it was made of."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def caught_up(session: Session, peer: Peer) -> None:
 
 
 def test_the_stroke_is_the_same_and_frames_follow_it(pen: Pen, peer: Peer, session: Session) -> None:
-    """Seen to fail when the plugin refreshes the projection for every frame (Krita 5.2 and later), when glimpses are
-    left out (no frame while the pen is down), and when the overlay is a layer (an undo step of ours)."""
+    """Would fail with a refresh of the projection for every frame (Krita 5.2 and later), without glimpses (no frame
+    while the pen is down), and with a layer instead of the widget (an undo step of ours)."""
     path = wave(120, 400, 900)
     pen.document(1024, 1024)
     pen.stroke(path)
@@ -101,7 +101,7 @@ def test_off_leaves_nothing(pen: Pen, session: Session) -> None:
 
 
 def test_nothing_stale_after_undo(pen: Pen, peer: Peer, session: Session) -> None:
-    """A slow server answers what it was asked before the Undo. Seen to fail without the floor that Undo sets."""
+    """A slow server answers what it was asked before the Undo."""
     pen.document(512, 512)
     on(session)
     peer.delay = 0.6
@@ -180,7 +180,7 @@ def test_apply_is_one_step_and_live_goes_on(pen: Pen, peer: Peer, session: Sessi
 
 
 def test_as_a_locked_layer_the_picture_is_not_its_own_input(pen: Pen, peer: Peer, session: Session) -> None:
-    """Seen to fail when the layer is captured too: the picture inverts itself for ever."""
+    """If the layer were captured too, the picture would invert itself for ever."""
     session.run("A.change_live(place='layer')")
     pen.document(400, 300)
     on(session)
