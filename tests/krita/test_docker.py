@@ -36,7 +36,6 @@ def button(session: Session, text: str) -> None:
 def test_the_button_says_expand_over_empty_area_and_the_mask_is_drawn_before_running(
     studio: Studio, session: Session
 ) -> None:
-    """Seen to fail when alpha is not looked at: the button says Fill."""
     studio.strength(100)
     button(session, "Generate")
     session.run("select(K.activeDocument(), 60, 50, 60, 40)")
@@ -67,7 +66,6 @@ def test_wrap_around_mode_makes_pictures_seamless(studio: Studio, session: Sessi
 def test_every_document_keeps_its_own_prompt_and_the_kra_remembers_it(
     studio: Studio, session: Session, tmp_path: object
 ) -> None:
-    """Seen to fail without the annotation: the prompt of the other document is there after opening."""
     session.run("close_all()")
     session.wait("not K.documents()")
     studio.document(64, 64, name="one")
@@ -88,7 +86,6 @@ def test_every_document_keeps_its_own_prompt_and_the_kra_remembers_it(
 
 
 def test_a_marked_layer_is_listed_shown_and_never_part_of_the_input(studio: Studio, session: Session) -> None:
-    """Seen to fail when the capture is not told of the layer: the red rectangle is in the picture that is read."""
     session.run(
         "d = K.activeDocument(); n = d.createNode('Lines', 'paintlayer'); d.rootNode().addChildNode(n, None); "
         "n.setPixelData(b'\\x00\\x00\\xff\\xff' * 400, 10, 10, 20, 20); d.refreshProjection()"
@@ -132,7 +129,6 @@ def test_pages_open_from_the_header_and_escape_comes_back(studio: Studio, sessio
 
 
 def test_a_control_layer_is_made_from_the_canvas_in_one_undo_step(studio: Studio, session: Session) -> None:
-    """Seen to fail when the map is treated like any result: it waits in the strip and steers nothing."""
     session.run("close_all()")
     session.wait("not K.documents()")
     studio.document(192, 160)
