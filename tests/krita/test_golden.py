@@ -247,9 +247,7 @@ def test_a_stroke_during_previews_is_the_same_stroke(studio: Studio, session: Se
 
 @pytest.mark.essential
 def test_a_stroke_while_the_result_arrives_is_the_same_stroke(studio: Studio, session: Session) -> None:
-    """The job ends and its result comes with the pen down; nothing of it touches the picture before the pen is up.
-
-    Seen to fail with `may_touch` always true and the overlay left out: from Krita 5.2 on the stroke ends there."""
+    """The job ends and its result comes with the pen down; nothing of it touches the picture before the pen is up."""
     alone, painted = stroke_alone(studio, session)
     studio.document(256, 192)
     blank, before = studio.digest(), studio.look()["results"]
