@@ -102,14 +102,6 @@ def test_ways_to_apply(studio: Studio, session: Session, depth: str) -> None:
     assert studio.digest() == blank
     assert session.eval(f"touched == {outside}"), "outside the picture nothing has changed"
 
-    session.run("job = arrive(2, 32); A.choose_results((job + ':0', job + ':1')); A.apply_in('into')")
-    session.wait("not A.results.stage._applying and A.table.current_result.applied and idle()", 20)
-    session.wait("d.activeNode() is not None and d.activeNode().name() == 'Background' and len(layers()) == 2")
-    assert len(studio.undo_steps()) == before + 4, "two at once"
-    for _ in range(4):
-        studio.undo()
-    assert studio.digest() == blank
-
     session.run("d.setActiveNode(d.nodeByName('above')); d.nodeByName('above').setLocked(True)")
     session.wait("d.activeNode().name() == 'above'")
     session.run("job = arrive(1, 64); A.apply_in('into')")
