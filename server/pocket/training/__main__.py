@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -43,7 +43,7 @@ WORLD, RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK",
 """Set by torchrun."""
 PARTS = (
     *("tokenizer", "text", "vae", "sharpen", "tiny", "sets", *curriculum.STAGES),
-    *("lora", "few_step", "controlnet", "export", "evaluate"),
+    *("lora", "few_step", "export", "evaluate", "controlnet"),
 )
 
 
@@ -110,7 +110,7 @@ def train_extra(work: Path, part: str) -> None:
     """An adapter or the ControlNet, on the finished UNet."""
     base = load_unet(work, curriculum.SHIPPED)
     if part == "lora":
-        lora.train(work, base, dataset.Latents(work, "pixel"), curriculum.LORA_STEPS)
+        lora.train(work, base, dataset.Latents(work, "sepia"), curriculum.LORA_STEPS)
     elif part == "few_step":
         mixture = dataset.Mixture([(dataset.Latents(work, n), share) for n, share in curriculum.FEW_STEP.items()])
         silent = torch.from_numpy(mixture.sets[0].states[:1].astype("float32"))
@@ -126,9 +126,8 @@ def train_extra(work: Path, part: str) -> None:
 
 def write_model(work: Path, out: Path) -> None:
     tiny = AutoencoderTiny.from_pretrained(str((work / "taesd").resolve()), local_files_only=True)
-    control = ControlNetModel.from_pretrained(str((work / "controlnet").resolve()), local_files_only=True)
     chosen, encoder = load_unet(work, curriculum.SHIPPED), load_text(work)[1]
-    export.export(out, chosen, load_vae(work, "vae_sharp"), encoder, work / "tokenizer", tiny, control, work / "lora")
+    export.export(out, chosen, load_vae(work, "vae_sharp"), encoder, work / "tokenizer", tiny, work / "lora")
 
 
 def run(part: str, out: Path, device: str) -> None:

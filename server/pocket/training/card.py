@@ -13,9 +13,7 @@ from PIL import Image
 
 from . import few_step, lora
 from .adapter import merged
-from .controlnet import lines_of
 from .evaluate import table
-from .render import Recipe, picture
 from .sample import Model, grid, sample
 
 COLUMNS = 8
@@ -56,7 +54,7 @@ def main_grid(model: Model) -> Image.Image:
 
 
 def extras_grid(model: Model, folder: Path) -> Image.Image:
-    """A row for each of EXTRAS: LoRA at 0, 0.5, 1; few-step adapter at 2 and 4 steps; lines, without and with them."""
+    """A row for each of EXTRAS: LoRA at 0, 0.5, 1; few-step adapter at 2 and 4 steps."""
     columns = []
     prompts, seeds, side = list(EXTRAS), [3, 4, 5], model.side
     for strength in (0.0, 0.5, 1.0):
@@ -65,11 +63,6 @@ def extras_grid(model: Model, folder: Path) -> Image.Image:
     with merged(model.unet, folder / "lora" / few_step.FILE, 1.0):
         for steps in (2, 4):
             columns.append(sample(model, prompts, seeds, side, side, steps=steps, guidance=1.0, lcm=True))
-    drawn = [picture(Recipe({"thing": 1, "landscape": 1}), 777, i, side, side) for i in (0, 1, 2)]
-    lines = np.stack([np.asarray(lines_of(image)) for image, _ in drawn])
-    columns.append(lines)
-    for strength in (0.0, 1.0):
-        columns.append(sample(model, [t for _, t in drawn], seeds, side, side, lines=lines, control=strength))
     return grid(np.stack(columns, 1).reshape(-1, side, side, 3), len(columns), 128)
 
 

@@ -31,13 +31,13 @@ SETS: dict[str, PictureSet] = {
     "land256": PictureSet(Recipe({"landscape": 1}), 2400, 256, 256),
     "multi256": PictureSet(Recipe(MULTI), 1600, 256, 256),
     "styled256": PictureSet(Recipe(STYLED, styled=1.0), 2400, 256, 256),
-    "pixel": PictureSet(Recipe({"shape": 1, "thing": 1.5, "landscape": 2}, look="pixel art"), 1000, 256, 256),
+    "sepia": PictureSet(Recipe({"shape": 1, "thing": 1, "landscape": 2}, look="sepia"), 480, 256, 256),
     "wide": PictureSet(Recipe(ALL, styled=0.2), 800, 320, 192),
     "tall": PictureSet(Recipe(ALL, styled=0.2), 800, 192, 320),
 }
 ORDER = {name: i for i, name in enumerate(("shape", "thing", "multi", "land"))}
 ORDER |= {name: 10 + i for i, name in enumerate(("shape256", "thing256", "land256", "multi256", "styled256"))}
-ORDER |= {"wide": 15, "tall": 16, "pixel": 17}
+ORDER |= {"wide": 15, "tall": 16, "sepia": 17}
 """Which random numbers a set draws from."""
 
 
@@ -95,4 +95,4 @@ SHIPPED = "firm"
 """The stage whose weights are in server/pocket, and on which adapters and ControlNet are trained."""
 FEW_STEP = {"shape256": 0.35, "thing256": 0.25, "land256": 0.3, "multi256": 0.1}
 CONTROL = ("shape256", "thing256", "land256")
-SHARPEN_STEPS, TINY_STEPS, LORA_STEPS, FEW_STEPS, CONTROL_STEPS = 500, 400, 120, 120, 210
+SHARPEN_STEPS, TINY_STEPS, LORA_STEPS, FEW_STEPS, CONTROL_STEPS = 500, 400, 90, 120, 150

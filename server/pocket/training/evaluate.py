@@ -34,7 +34,6 @@ BARS: dict[str, tuple[str, float, float]] = {
     "negative_sun": ("<=", 0.5, 0.5),
     "lora_gain": (">=", 1.5, 2.0),
     "few_step_shapes_4": (">=", 0.80, 0.95),
-    "control_gain": (">=", 0.15, 0.30),
     "seconds": ("<=", 1.5, 1.0),
 }
 """metric: (direction, must, goal)."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from . import few_step, lora
 from .adapter import merged
@@ -15,7 +16,7 @@ from .judge import judge
 from .render import Recipe, picture
 from .sample import Model, sample
 from .scenery import place_of, places
-from .styles import PIXEL
+from .styles import sepia
 from .words import SHAPES
 
 SUBJECTS = (
@@ -47,25 +48,21 @@ def landscapes(model: Model, count: int, unseen: bool) -> dict[str, float]:
     }
 
 
-def blocks(pictures: np.ndarray) -> float:
-    """How far pictures are made of blocks of pixel art: mean change across block borders over mean change inside."""
-    grey = pictures.astype(np.float32).mean(3)
-    across = np.abs(np.diff(grey, axis=2)).mean((0, 1))
-    down = np.abs(np.diff(grey, axis=1)).mean((0, 2))
-    at = np.arange(1, grey.shape[2]) % PIXEL == 0
-    inside = across[~at].mean() + down[~at].mean()
-    return float((across[at].mean() + down[at].mean()) / max(inside, 1e-3))
+def colourfulness(pictures: np.ndarray) -> float:
+    """How far (n, h, w, 3) uint8 pictures are from sepia: mean absolute difference to their own sepia, of 255."""
+    toned = np.stack([np.asarray(sepia(Image.fromarray(p))) for p in pictures])
+    return float(np.abs(pictures.astype(np.float32) - toned).mean())
 
 
 def style_lora(model: Model, folder: Path) -> dict[str, float]:
-    """Blocks at strength 0, 0.5 and 1 of pictures whose prompts name no style."""
+    """How far from sepia pictures are whose prompts name no style, at strength 0, 0.5 and 1; the gain from 0 to 1."""
     found = {}
     prompts = list(SUBJECTS + VIEWS)
     for strength in (0.0, 0.5, 1.0):
         with merged(model.unet, folder / "lora" / lora.FILE, strength):
             made = sample(model, prompts, list(range(len(prompts))), model.side, model.side)
-        found[f"lora_blocks_{strength:g}"] = blocks(made)
-    found["lora_gain"] = found["lora_blocks_1"] / found["lora_blocks_0"]
+        found[f"lora_colours_{strength:g}"] = colourfulness(made)
+    found["lora_gain"] = found["lora_colours_0"] / found["lora_colours_1"]
     return found
 
 
@@ -104,4 +101,5 @@ def extras(model: Model, folder: Path, count: int) -> dict[str, float]:
     """All of the above; `count` pictures each."""
     found = landscapes(model, count, False)
     found |= {f"held_out_{name}": value for name, value in landscapes(model, count, True).items()}
-    return found | style_lora(model, folder) | few_steps(model, folder, count) | line_control(model, 16)
+    found |= style_lora(model, folder) | few_steps(model, folder, count)
+    return found | line_control(model, 16) if model.control is not None else found

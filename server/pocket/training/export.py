@@ -11,7 +11,6 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
-    ControlNetModel,
     DPMSolverMultistepScheduler,
     UNet2DConditionModel,
 )
@@ -41,22 +40,14 @@ INDEX = {
 }
 KRITA_SD: dict[str, object] = {
     "name": "Pocket",
-    "native": {
-        "min_side": 192,
-        "max_side": 320,
-        "min_pixels": 192 * 192,
-        "max_pixels": 256 * 256,
-        "pixels": 256 * 256,
-        "multiple": 64,
-    },
-    "defaults": {"steps": 12, "guidance": 3.0, "sampler": "DPM++ 2M", "min_steps": 4},
+    "native": {"min_side": 256, "max_side": 256, "min_pixels": 256 * 256, "max_pixels": 256 * 256, "multiple": 64},
+    "defaults": {"steps": 12, "guidance": 2.0, "sampler": "DPM++ 2M", "min_steps": 4},
     "second_pass": False,
     "tiny_decoder": "taesd",
     "loras": [
-        {"file": "lora/pixel-art.safetensors", "name": "Pocket pixel art", "words": "", "strength": 1.0},
+        {"file": "lora/sepia.safetensors", "name": "Pocket sepia", "words": "", "strength": 1.0},
         {"file": "lora/few-step.safetensors", "name": "Pocket few-step", "words": "", "strength": 1.0},
     ],
-    "controlnets": [{"folder": "controlnet", "name": "Pocket lineart", "type": "line_art"}],
     "live": {"lora": "lora/few-step.safetensors", "strength": 1.0, "sampler": "LCM", "steps": 4, "guidance": 1.0},
 }
 FILE_LIMIT, FOLDER_LIMIT = 16 * 1000**2, 40 * 1000**2
@@ -69,13 +60,11 @@ def export(
     text_encoder: CLIPTextModel,
     tokenizer_folder: Path,
     tiny: AutoencoderTiny,
-    control: ControlNetModel,
     loras: Path,
 ) -> None:
     """Write the whole model into `folder`, replacing those parts; raises ValueError if a file is over its limit."""
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, torch.nn.Module] = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "taesd": tiny}
-    parts["controlnet"] = control
     for name, part in parts.items():
         shutil.rmtree(folder / name, ignore_errors=True)
         dtype = next(part.parameters()).dtype

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Trains the style LoRA: pixel art that no word asks for."""
+"""Trains the style LoRA: the brown tones of an old photograph, which no word asks for."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .runs import Progress, Run, generator_at
 from .unet import CAPTION_DROPOUT, Schedule, stratified
 
 BATCH = 16
-FILE = "pixel-art.safetensors"
-ABOUT = {"modelspec.title": "Pocket pixel art", "modelspec.license": "GPL-3.0-or-later", "ss_output_name": "pixel-art"}
+FILE = "sepia.safetensors"
+ABOUT = {"modelspec.title": "Pocket sepia", "modelspec.license": "GPL-3.0-or-later", "ss_output_name": "sepia"}
 
 
 def train(work: Path, unet: UNet2DConditionModel, latents: Latents, steps: int, seed: int = 51) -> Adapter:

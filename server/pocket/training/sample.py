@@ -84,7 +84,7 @@ def sample(
     width: int,
     height: int,
     steps: int = 12,
-    guidance: float = 3.0,
+    guidance: float = 2.0,
     negative: str = "",
     pictures: np.ndarray | None = None,
     strength: float = 1.0,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The six styles, as filters over a flat picture."""
+"""The six styles and that of the LoRA (sepia), as filters over a flat picture."""
 
 from __future__ import annotations
 
@@ -74,6 +74,13 @@ def oil(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(strokes * 0.97 + relief[..., None], 0, 255).astype(np.uint8))
 
 
+def sepia(image: Image.Image) -> Image.Image:
+    """The brown tones of an old photograph."""
+    grey = np.asarray(image.convert("L"), np.float32)[..., None] / 255
+    dark, light = np.array((44, 26, 12), np.float32), np.array((252, 236, 204), np.float32)
+    return Image.fromarray(np.round(dark + (light - dark) * grey).astype(np.uint8))
+
+
 def stylise(image: Image.Image, style: str, rng: np.random.Generator) -> Image.Image:
     """The flat picture in the named style."""
     if style == "pixel art":
@@ -84,6 +91,8 @@ def stylise(image: Image.Image, style: str, rng: np.random.Generator) -> Image.I
         return line_art(image)
     if style == "pencil":
         return pencil(image, rng)
+    if style == "sepia":
+        return sepia(image)
     if style == "oil":
         return oil(image, rng)
     return image
