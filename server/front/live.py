@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from krita_sd.wire.errors import Code, WireError, bad_request
@@ -39,7 +39,8 @@ Reply = Callable[[Message], None]
 
 @dataclass(eq=False)
 class _Live:
-    """One live session. version: of the worker's canvas, 0 when it has none. lost: the client was told so.
+    """One live session. version: of the worker's canvas, 0 when it has none. lost: the client was told so. left_out:
+    a sentence about what its recipe asks for and Live does not do; also told.
 
     known: the recipe that was resolved last, and what came out.
     """
@@ -58,6 +59,7 @@ class _Live:
     pictures: set[str] = field(default_factory=set)
     generation: int = 0
     deaths: int = 0
+    left_out: str = ""
     paused: bool = False
 
 
@@ -94,6 +96,7 @@ class LiveFront:
 
     def request(self, session: Session, reply: Reply, message: Live) -> None:
         """Make a picture. Raises WireError with `job` = the live's name when it cannot be."""
+        message, left_out = _without_unsupported(message)
         live = self._by_name.get((reply, message.live))
         if live is None or live.version != message.canvas or live.version == 0:
             live = live or self._open(session, reply, message.live)
@@ -104,6 +107,9 @@ class LiveFront:
         except WireError as error:
             error.job = message.live
             raise
+        if left_out != live.left_out:
+            live.left_out = left_out
+            reply(LiveState(live.id, "ready", message.generation, left_out))
         live.waiting = message
         if live.task is None:
             live.task = asyncio.create_task(self._forward(live))
@@ -147,12 +153,6 @@ class LiveFront:
             raise bad_request("Live paints over the canvas: its recipe must be img2img or inpaint.")
         if (recipe.width, recipe.height) != (live.width, live.height):
             raise bad_request("The canvas and the wanted picture have different sizes.")
-        if recipe.controls:
-            raise WireError(
-                Code.UNSUPPORTED, "Live does not follow control layers yet.", "Turn them off for Live, or Generate."
-            )
-        if recipe.vae or recipe.tile or recipe.variation:
-            raise WireError(Code.UNSUPPORTED, "Live cannot do that yet.", "Turn off VAE, tiling and variation.")
         missing = self._blobs.missing(recipe.blobs())
         if missing:
             raise WireError(
@@ -204,7 +204,7 @@ class LiveFront:
     def _say_paused(self, live: _Live) -> None:
         if self._pool.idle() == live.paused:
             live.paused = not live.paused
-            live.reply(LiveState(live.id, "ready", live.generation, PAUSED if live.paused else ""))
+            live.reply(LiveState(live.id, "ready", live.generation, PAUSED if live.paused else live.left_out))
 
     # What the worker says ----------------------------------------------------------------------------------------
 
@@ -250,3 +250,19 @@ class LiveFront:
             else:
                 live.lost = False
                 self._lose(live, live.generation)
+
+
+def _without_unsupported(message: Live) -> tuple[Live, str]:
+    """The request with only what Live does, and a sentence about the rest: a marked layer must not end Live."""
+    recipe = message.recipe
+    asked = {
+        "control layers": recipe.controls,
+        "another VAE": recipe.vae,
+        "seamless edges": recipe.tile,
+        "variations": recipe.variation,
+    }
+    left_out = [name for name, value in asked.items() if value]
+    if not left_out:
+        return message, ""
+    plain = recipe.replace(controls=(), vae="", tile="", variation=0.0)
+    return replace(message, recipe=plain), f"Live does without {' and '.join(left_out)}."

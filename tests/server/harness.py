@@ -171,7 +171,8 @@ class Painter:
     def tiny_model(self) -> str:
         """The first usable model that is not the embedded one, which is the default but takes longer."""
         assert self.client.core.welcome is not None
-        usable = [model for model in self.client.core.welcome.models if model["usable"] and model["id"] != "pocket"]
+        models = self.client.core.welcome.models
+        usable = [m for m in models if m["usable"] and m["kind"] == "checkpoint" and m["id"] != "pocket"]
         return str(usable[0]["id"]) if usable else ""
 
     def cancel(self, job: str) -> None:

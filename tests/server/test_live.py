@@ -258,13 +258,21 @@ async def test_generate_gives_the_same_bytes_with_and_without_live_before_it(pai
     assert before.results[0].picture == after.results[0].picture
 
 
+async def test_what_live_does_without_is_told_once_and_frames_come(painter: Painter) -> None:
+    pen = Pen(painter)
+    wished = {"controls": (Control("canny", "0" * 32),), "tile": "x"}
+    for _ in range(2):
+        await pen.frame(pen.ask(**wished))
+    texts = [status.state.text for status in pen.statuses if status.state.text]
+    assert texts == ["Live does without control layers and seamless edges."]
+
+
 @pytest.mark.parametrize(
     "change, code",
     [
         ({"model": "nobody"}, Code.MODEL_MISSING),
         ({"kind": "txt2img"}, Code.BAD_REQUEST),
         ({"width": 32}, Code.BAD_REQUEST),
-        ({"controls": (Control("canny", "0" * 32),)}, Code.UNSUPPORTED),
     ],
 )
 async def test_what_cannot_be_done_fails_with_a_sentence_and_the_next_request_works(
