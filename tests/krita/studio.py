@@ -96,9 +96,11 @@ class Studio(Hand):
             if state["value"] == value:
                 return
             self.click_at(state["x"] + 20, state["y"] + state["height"] // 2)
-            self._xdotool("key", "ctrl+a", "type", "--delay", "8", str(value))
-            self.key("Tab")
             try:
+                # Without the keyboard in the box, Ctrl+A would select all of the canvas.
+                self.session.wait(f"widget_state({name!r})['focus']", 5.0)
+                self._xdotool("key", "ctrl+a", "type", "--delay", "8", str(value))
+                self.key("Tab")
                 self.session.wait(f"widget_state({name!r})['value'] == {value}", 5.0)
                 return
             except Failure:

@@ -146,7 +146,7 @@ def _mdi_area(window):
     return window.qwindow().centralWidget().findChild(QtWidgets.QMdiArea)
 
 
-_seen = {}
+_seen: dict = {}
 
 
 def widget(name):
