@@ -206,7 +206,7 @@ def test_repeated_prompt_and_canvas_are_encoded_once(model_of: Loaded) -> None:
         {"total_steps": 0},
         {"start_step": 6},
         {"start_step": 1},
-        {"sampler": "Heun"},
+        {"sampler": "Euler b"},
         {"preview": "huge"},
         {"guidance": float("nan")},
         {"guidance": -1.0},
