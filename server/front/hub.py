@@ -37,6 +37,9 @@ IDLE_SECONDS = 24 * 3600.0
 
 TIDY_SECONDS = 3600.0
 
+MAX_WILDCARDS = 1000
+"""Names of wildcard files that a welcome tells."""
+
 MODELS_BYTES = limits.MAX_MESSAGE // 2
 """JSON bytes of the models in one message; the rest of a very large collection is left out."""
 
@@ -58,6 +61,7 @@ class Hub:
         self.audience: set[Callable[[Message], None]] = set()
         self._sessions: dict[str, Session] = {}
         self._models: tuple[dict[str, Any], ...] = ()
+        self._wildcards: tuple[str, ...] = ()
         self._scanned = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -137,6 +141,7 @@ class Hub:
                 "lanes": list(LANES),
                 "places": list(PLACES),
                 "formats": list(BYTES_PER_PIXEL),
+                "wildcards": list(self._wildcards),
             },
             limits={
                 "chunk": limits.CHUNK,
@@ -157,6 +162,7 @@ class Hub:
     def _scan(self) -> None:
         self.library.scan()
         self.scheduler.resolver.rescan()
+        self._wildcards = self.scheduler.resolver.wildcards.names[:MAX_WILDCARDS]
         out: list[dict[str, Any]] = []
         size = 0
         for entry in self.library.entries:

@@ -67,7 +67,7 @@ async def test_a_lora_in_the_prompt_is_the_lora_of_the_recipe(painter: Painter) 
     from krita_sd.wire.recipe import Lora
 
     assert painter.client.core.welcome is not None
-    lora = next(m["id"] for m in painter.client.core.welcome.models if m["kind"] == "lora")
+    lora = next(m["id"] for m in painter.client.core.welcome.models if m["name"] == "Ink Style")
     prompts = {"plain": "a boat", "tag": "a boat<lora:INK STYLE:0.7> # strong", "unknown": "a boat<lora:gone:0.7>"}
     jobs = {name: painter.submit(tiny(prompt=prompt)) for name, prompt in prompts.items()}
     jobs["listed"] = painter.submit(tiny(prompt="a boat", loras=(Lora(lora, 0.7),)))

@@ -170,7 +170,7 @@ async def test_results_that_nobody_fetches_are_bounded_and_leave_no_gap(
     monkeypatch.setattr("server.front.session.MAX_RESULT_BYTES", 250)
     blobs = Blobs(tmp_path)
     session = Session("s", Journal(tmp_path / "journal.db"), blobs)
-    data = {"recipe": {}, "steps_run": 1, "partial": False, "ms": {}}
+    data = {"recipe": {}, "steps_run": 1, "partial": False, "ms": {}, "reading": {}}
     for number in range(4):
         item = picture(100, number)
         session.push_result("job", number, 4, {"id": item.hash, **item.describe()}, data)
