@@ -11,8 +11,7 @@ from typing import Any
 
 from krita_sd import job_events as ev
 from krita_sd import plan
-from krita_sd.canvas import host, insert, layer_recipes, overlay, place, previews
-from krita_sd.geometry import Bounds
+from krita_sd.canvas import host, insert, layer_recipes, place, previews
 from krita_sd.jobs import Job, JobTable, Result
 from krita_sd.qt import QtCore, Signal
 from krita_sd.wire.errors import Code, WireError
@@ -62,6 +61,11 @@ class Stage(QtCore.QObject):
         closed = [key for key, doc in self._documents.items() if not host.is_open(doc)]
         for key in closed:
             del self._documents[key]
+        for job_id, placement in list(self._placements.items()):
+            job = self._table.jobs.get(job_id)
+            if job is None or job.document in closed:
+                del self._placements[job_id]
+                placement.discard()  # notices that its document is gone, and ends
         return closed
 
     def perform(self, effect: ev.Effect) -> None:
@@ -193,31 +197,15 @@ class Stage(QtCore.QObject):
         placement = place.Placement(doc, job.bounds, f"Krita SD: {plan.layer_name(job.recipe)}", self)
         placement.moved.connect(lambda bounds: setattr(job, "bounds", bounds))
         for finished in (placement.applied, placement.discarded, placement.parked):
+            finished.connect(functools.partial(self._forget, job.id, placement))
             finished.connect(placement.deleteLater)
         return placement
+
+    def _forget(self, job_id: str, placement: place.Placement) -> None:
+        if self._placements.get(job_id) is placement:
+            del self._placements[job_id]
 
 
 def open_as_document(recipe: Recipe, picture: Picture) -> None:
     """A result whose document is closed becomes a document of its own."""
     place.open_as_document(picture.data, picture.width, picture.height, plan.layer_name(recipe))
-
-
-class ContextFrame:
-    """The rectangle that a job would use, over the canvas while the painter is about to start one."""
-
-    def __init__(self) -> None:
-        self._document = ""
-        self._frame: overlay.Frame | None = None
-
-    def show(self, doc: Any, document: str, bounds: Bounds) -> None:
-        """Draw `bounds` over `doc`."""
-        if self._frame is None or document != self._document:
-            self.hide()
-            self._document, self._frame = document, overlay.Frame(doc)
-        self._frame.show(bounds)
-
-    def hide(self) -> None:
-        """Take it away."""
-        if self._frame is not None:
-            self._frame.hide()
-        self._frame = None

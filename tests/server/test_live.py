@@ -260,7 +260,7 @@ async def test_generate_gives_the_same_bytes_with_and_without_live_before_it(pai
 
 async def test_what_live_does_without_is_told_once_and_frames_come(painter: Painter) -> None:
     pen = Pen(painter)
-    wished = {"controls": (Control("canny", "0" * 32),), "tile": "x"}
+    wished: dict[str, Any] = {"controls": (Control("canny", "0" * 32),), "tile": "x"}
     for _ in range(2):
         await pen.frame(pen.ask(**wished))
     texts = [status.state.text for status in pen.statuses if status.state.text]
