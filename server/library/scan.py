@@ -265,6 +265,8 @@ def _unsupported(name: str, detected: Detected, families: frozenset[str]) -> tup
         return f"{name} is not a kind of model that is known here.", Code.MODEL_UNSUPPORTED
     if detected.kind == "text_encoder":
         return f"{name} is a text encoder, a part of a model; use the model's whole folder.", Code.MODEL_UNSUPPORTED
+    if detected.kind == "embedding":
+        return f"{name} is a textual inversion, which prompts cannot call yet.", Code.MODEL_UNSUPPORTED
     if detected.kind != "checkpoint":
         return None
     if not detected.family:
