@@ -7,11 +7,11 @@ Marks belong to a document and are kept in it: they name layers by Krita's own i
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from krita_sd.wire.control_names import is_for_all, is_named_for
 from krita_sd.wire.errors import WireError, bad_request
 from krita_sd.wire.limits import MAX_CONTROL_WEIGHT, MAX_CONTROLS, MAX_NAME
 from krita_sd.wire.recipe import CONTROLS, REFERENCES, Control
@@ -41,18 +41,6 @@ MAKEABLE = ("scribble", "line_art", "soft_edge", "canny", "depth", "tile", "blur
 """Types that a server makes out of a picture without a trained model, unless it tells otherwise."""
 
 MAX_LEFT_OUT = 200
-
-# A control model says what it is for in its name alone. Letters and digits only, lower case.
-_NAMED = {
-    "scribble": ("scribble", "sketch"),
-    "line_art": ("lineart",),
-    "soft_edge": ("softedge", "hed", "pidi"),
-    "depth": ("depth", "midas"),
-    "segmentation": ("segmentation", "seg"),
-    "blur": ("blur", "tile"),
-    "stencil": ("stencil", "qrcode", "brightness", "illumination"),
-}
-_ANYTHING = ("union", "promax")
 
 
 @dataclass(frozen=True)
@@ -159,9 +147,8 @@ def problem_of(type: str, models: Iterable[Mapping[str, Any]], chosen: Mapping[s
         own = entry.get("embedded") is True
         if own != embedded or (str(entry.get("family") or "") not in ("", family) and not own):
             continue
-        letters = re.sub(r"[^a-z0-9]", "", str(entry.get("name") or "").lower())
-        wanted = _NAMED.get(type, (re.sub(r"[^a-z0-9]", "", type),))
-        if type == "reference" or any(word in letters for word in (*wanted, *_ANYTHING)):
+        named = str(entry.get("name") or "")
+        if type == "reference" or is_named_for(named, type) or is_for_all(named):
             return ""
     if embedded:
         return (

@@ -5,12 +5,12 @@ prompt itself, with comments and wildcards done, as a worker is given it. Everyt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from krita_sd.wire.control_names import is_for_all, is_named_for
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.limits import MAX_LORAS
 from krita_sd.wire.queries import PromptReading, ReadPrompt
@@ -23,25 +23,6 @@ from server.prompt.tokens import TokenCounter, clip_counter, folder_counter
 from server.prompt.wildcards import Wildcards
 
 CONTROL_KINDS = ("controlnet", "t2i_adapter", "ip_adapter")
-
-# Which type a control model is for stands nowhere but in its name. Letters and digits only, lower case.
-_NAMED = {
-    "scribble": ("scribble", "sketch"),
-    "line_art": ("lineart",),
-    "soft_edge": ("softedge", "hed", "pidi"),
-    "canny": ("canny",),
-    "depth": ("depth", "midas"),
-    "normal": ("normal",),
-    "pose": ("pose",),
-    "segmentation": ("segmentation", "seg"),
-    "tile": ("tile",),
-    "blur": ("blur", "tile"),
-    "stencil": ("stencil", "qrcode", "brightness", "illumination"),
-    "face": ("face",),
-    "style": ("style",),
-    "composition": ("composition",),
-}
-_ANYTHING = ("union", "promax")
 
 
 @dataclass(frozen=True)
@@ -179,9 +160,9 @@ class Resolver:
             entry
             for entry in fits
             if stated.get(entry.path, stated.get(entry.path.parent)) == control.type
-            or control_fits(entry.name, control.type)
+            or is_named_for(entry.name, control.type)
         ]
-        general = [entry for entry in fits if any(word in _letters(entry.name) for word in _ANYTHING)]
+        general = [entry for entry in fits if is_for_all(entry.name)]
         if control.type == "reference":
             general = general or fits
         if not (named or general):
@@ -211,16 +192,6 @@ def _stated_types(model: ModelEntry) -> dict[Path, str]:
         return {}
     known = [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("folder"), str)]
     return {model.path / entry["folder"]: str(entry.get("type", "")) for entry in known}
-
-
-def control_fits(name: str, type: str) -> bool:
-    """Whether a control model's name says that it is for this type of control."""
-    letters = _letters(name)
-    return any(word in letters for word in _NAMED.get(type, (_letters(type),)))
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _what_kind(kinds: tuple[str, ...]) -> str:

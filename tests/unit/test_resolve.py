@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from krita_sd.wire.control_names import is_named_for
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.recipe import Control, Recipe
 from server.front import resolve
-from server.front.resolve import Resolver, belongs_together, control_fits
+from server.front.resolve import Resolver, belongs_together
 from server.library import ModelEntry
 
 HASH = "0" * 32
@@ -66,7 +67,7 @@ def chosen(type: str, *entries: ModelEntry, model: ModelEntry = MODEL, wanted: s
     ],
 )
 def test_names_say_what_a_control_model_is_for(name: str, type: str, fits: bool) -> None:
-    assert control_fits(name, type) is fits
+    assert is_named_for(name, type) is fits
 
 
 def test_the_best_control_model_is_of_the_type_and_of_the_family() -> None:
