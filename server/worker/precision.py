@@ -25,9 +25,6 @@ CANDIDATES = {
 """Per device, the usual precision first. bfloat16 is emulated, slowly, where the hardware lacks it."""
 
 
-NAMES = ("auto", "float32", "float16", "bfloat16")
-
-
 def read_dtype(name: str, device: str) -> Any:
     """The torch dtype that a user named; "auto" measures."""
     import torch

@@ -84,16 +84,7 @@ def train(work: Path, unet: UNet2DConditionModel, sets: Sequence[Drawn], steps: 
         down, mid = control(noisy, t, told, lines, return_dict=False)
         made = unet(noisy, t, told, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
         loss = (made - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
-        optimizer.step()
-        run.average.update(control)
-        progress(run.step, float(loss.detach()))
-        run.step += 1
-        run.seconds += time.process_time() - began
-        if run.step % 50 == 0:
-            run.save()
+        run.learn(loss, progress, began)
     run.save()
     control.load_state_dict(run.average.weights)
     control.eval().save_pretrained(work / "controlnet")

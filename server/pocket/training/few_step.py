@@ -92,16 +92,7 @@ def train(
             named = teacher.clean(moved, unet(moved, at, told).sample, at)
         named = torch.where((later < 0).view(-1, 1, 1, 1), moved, named)
         loss = (teacher.clean(noisy, unet(noisy, t, told).sample, t) - named).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
-        optimizer.step()
-        run.average.update(adapter)
-        progress(run.step, float(loss.detach()))
-        run.step += 1
-        run.seconds += time.process_time() - began
-        if run.step % 50 == 0:
-            run.save()
+        run.learn(loss, progress, began)
     run.save()
     adapter.load_state_dict(run.average.weights)
     adapter.save(work / "lora" / FILE, ABOUT)

@@ -38,16 +38,7 @@ def train(work: Path, unet: UNet2DConditionModel, latents: Latents, steps: int, 
         noisy, target = schedule.mix(x, e, t)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         loss = (unet(noisy, t, told).sample - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
-        optimizer.step()
-        run.average.update(adapter)
-        progress(run.step, float(loss.detach()))
-        run.step += 1
-        run.seconds += time.process_time() - began
-        if run.step % 50 == 0:
-            run.save()
+        run.learn(loss, progress, began)
     run.save()
     adapter.load_state_dict(run.average.weights)
     adapter.save(work / "lora" / FILE, ABOUT)

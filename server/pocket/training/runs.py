@@ -46,6 +46,19 @@ class Run:
             self.average.weights, self.average.count = saved["average"], saved["count"]
             self.step, self.seconds = saved["step"], saved["seconds"]
 
+    def learn(self, loss: torch.Tensor, progress: Progress, began: float) -> None:
+        """One step down the gradient of `loss`, which took since `began` (time.process_time)."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(self.module)
+        progress(self.step, float(loss.detach()))
+        self.step += 1
+        self.seconds += time.process_time() - began
+        if self.step % 50 == 0:
+            self.save()
+
     def save(self) -> None:
         """Write the checkpoint in one atomic replacement."""
         self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -142,16 +142,7 @@ def sharpen(work: Path, vae: AutoencoderKL, steps: int, seed: int = 41) -> Autoe
         with torch.no_grad():
             z = torch.cat([vae.encode(one).latent_dist.mode() for one in x.split(1)])
         loss = distance(x, vae.decode(z).sample)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
-        run.average.update(trained)
-        progress(run.step, float(loss.detach()))
-        run.step += 1
-        run.seconds += time.process_time() - began
-        if run.step % 50 == 0:
-            run.save()
+        run.learn(loss, progress, began)
     run.save()
     trained.load_state_dict(run.average.weights)
     vae.eval().save_pretrained(work / "vae_sharp")
