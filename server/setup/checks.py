@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,18 +78,23 @@ def bring_programs(say: Say, folders: bool = False) -> None:
     say(f"Krita {installed_krita()} and the programs that drive it are here")
 
 
-def stages(python: Path, output: Path) -> list[Stage]:
-    """Every check but the real Kritas, in the order of running: the quick ones first."""
+def lanes(python: Path, output: Path) -> list[list[Stage]]:
+    """Every check but the real Kritas: two lanes for two cores, about equally long; in each, one after the other.
+
+    The tests of both lanes keep to one thread.
+    """
     tool = [str(python), "-m"]
-    found = [
+
+    def tests(name: str) -> Stage:
+        report = output / f"{name}.xml"
+        return Stage(name, [*tool, "pytest", "-q", f"tests/{name}", f"--junitxml={report}"], report)
+
+    quick = [
         Stage("format", [*tool, "ruff", "format", "--check", "."]),
         Stage("lint", [*tool, "ruff", "check", "."]),
         Stage("types", [*tool, "mypy"]),
     ]
-    for name in ("unit", "wire", "engine", "server"):
-        report = output / f"{name}.xml"
-        found.append(Stage(name, [*tool, "pytest", "-q", f"tests/{name}", f"--junitxml={report}"], report))
-    return found
+    return [[*quick, tests("unit"), tests("wire"), tests("server")], [tests("engine")]]
 
 
 def krita_stage(python: Path, output: Path, version: str, root: Path | None, essential: bool) -> Stage:
@@ -104,12 +111,13 @@ def run_all(root: Path, python: Path, say: Say) -> int:
 
     Every stage runs even when one fails. The last line printed is the sum of all tests.
     """
+    started = time.monotonic()
     newest = kritas.targets("newest", installed_krita())
     others = [target for target in newest if target.key and kritas.can_make()]
     making = Making(root, others, say)  # it takes minutes, mostly of the network's
     try:
         output = _output(root)
-        outcomes = [_tell(stage, root, say) for stage in stages(python, output)]
+        outcomes = run_lanes(lanes(python, output), root, say)
         outcomes.append(_in_krita(root, python, output, Target(), making, say))
         outcomes += [_in_krita(root, python, output, target, making, say, essential=True) for target in others]
     finally:
@@ -119,6 +127,7 @@ def run_all(root: Path, python: Path, say: Say) -> int:
         say(summary(outcome))
     if newest[0].key and not others:
         say("the newest Krita was not tested in: making its folder needs root on Debian")
+    say(f"all of it took {(time.monotonic() - started) / 60:.1f} minutes")
     return _conclude(outcomes, say)
 
 
@@ -158,16 +167,31 @@ def _in_krita(
     return _tell(krita_stage(python, output, version, folder, essential), root, say)
 
 
-def _tell(stage: Stage, root: Path, say: Say) -> Outcome:
+def run_lanes(all_lanes: Sequence[Sequence[Stage]], root: Path, say: Say) -> list[Outcome]:
+    """The lanes beside one another, each line of output under its stage's name; every process ends on an interrupt."""
+    stop = threading.Event()
+
+    def run_lane(lane: Sequence[Stage]) -> list[Outcome]:
+        return [_tell(stage, root, say, stop) for stage in lane if not stop.is_set()]
+
+    with ThreadPoolExecutor(len(all_lanes)) as pool:
+        running = [pool.submit(run_lane, lane) for lane in all_lanes]
+        try:
+            return [outcome for lane in running for outcome in lane.result()]
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _tell(stage: Stage, root: Path, say: Say, stop: threading.Event | None = None) -> Outcome:
     say(f"--- {stage.name}")
-    outcome = run(stage, root, STAGE_SECONDS)
+    outcome = run(stage, root, STAGE_SECONDS, say, stop)
     say(f"--- {summary(outcome)}")
     return outcome
 
 
 def _conclude(outcomes: Sequence[Outcome], say: Say) -> int:
     passed, failed = sum(outcome.passed for outcome in outcomes), sum(outcome.failed for outcome in outcomes)
-    say(f"all of it took {sum(o.seconds for o in outcomes) / 60:.1f} minutes")
     say(f"{passed} passed, {failed} failed, {sum(outcome.skipped for outcome in outcomes)} skipped")
     return 0 if all(outcome.ok for outcome in outcomes) else 1
 
@@ -178,24 +202,34 @@ def _output(root: Path) -> Path:
     return output
 
 
-def run(stage: Stage, root: Path, limit: float) -> Outcome:
-    """One stage, with its output shown as it comes; everything it started is gone when it hangs past `limit`."""
+def run(stage: Stage, root: Path, limit: float, say: Say = print, stop: threading.Event | None = None) -> Outcome:
+    """One stage, its output shown line by line; everything it started is gone when it hangs past `limit` seconds.
+
+    stop: ends it early when set.
+    """
     # A test that cannot find Krita has to fail here, where in a developer's quick run it may be skipped.
     environment = clean_environment() | {"KRITA_SD_REQUIRE_KRITA": "1", "PYTHONUNBUFFERED": "1", **stage.environment}
     if stage.report:
         stage.report.unlink(missing_ok=True)
     started = time.monotonic()
     process = subprocess.Popen(
-        list(stage.command), cwd=root, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-    )
+        list(stage.command), cwd=root, env=environment, start_new_session=True, text=True, errors="replace",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    telling = threading.Thread(target=_pass_on, args=(process, stage.name, say), daemon=True)
+    telling.start()
+    code: int | None = None
     try:
-        code = process.wait(limit)
-    except BaseException as error:
+        while code is None and time.monotonic() - started < limit and not (stop and stop.is_set()):
+            try:
+                code = process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                pass
+    finally:
         # Interrupted or timed out: its servers and Kritas must not outlive it.
-        _end(process)
-        if not isinstance(error, subprocess.TimeoutExpired):
-            raise
-        code = -1
+        if code is None:
+            _end(process)
+    telling.join(5)
     outcome = Outcome(stage.name, code == 0, time.monotonic() - started)
     if stage.report:
         outcome.passed, outcome.failed, outcome.skipped = counts(stage.report)
@@ -204,6 +238,12 @@ def run(stage: Stage, root: Path, limit: float) -> Outcome:
     if not outcome.ok and not outcome.failed:
         outcome.failed = 1
     return outcome
+
+
+def _pass_on(process: subprocess.Popen[str], name: str, say: Say) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        say(f"{name} | {line.rstrip()}")
 
 
 def counts(report: Path) -> tuple[int, int, int]:
@@ -225,7 +265,7 @@ def summary(outcome: Outcome) -> str:
     return text
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
     if hasattr(os, "killpg"):
         try:
             os.killpg(process.pid, signal.SIGTERM)

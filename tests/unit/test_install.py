@@ -419,9 +419,28 @@ def test_a_stage_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> Non
     assert (mark.read_text() if mark.exists() else "") == last
 
 
+def test_lanes_run_beside_one_another_and_say_whose_each_line_is(tmp_path: Path) -> None:
+    """Each of the two waits for the other's file: one after the other they would never end."""
+
+    def meet(mine: str, other: str) -> checks.Stage:
+        code = (
+            f"import pathlib, time\nprint('hello')\npathlib.Path({mine!r}).touch()\n"
+            f"while not pathlib.Path({other!r}).exists():\n    time.sleep(.02)"
+        )
+        return checks.Stage(mine, [sys.executable, "-c", code])
+
+    said: list[str] = []
+    last = checks.Stage("last", [sys.executable, "-c", "raise SystemExit(1)"])
+    outcomes = checks.run_lanes([[meet("a", "b"), last], [meet("b", "a")]], tmp_path, said.append)
+    assert [(outcome.name, outcome.ok) for outcome in outcomes] == [("a", True), ("last", False), ("b", True)]
+    assert {"a | hello", "b | hello"} <= set(said)
+
+
 def test_every_room_of_tests_is_run() -> None:
-    names = [stage.name for stage in checks.stages(Path("python"), Path("out"))]
-    assert names == ["format", "lint", "types", "unit", "wire", "engine", "server"]
+    lanes = checks.lanes(Path("python"), Path("out"))
+    names = [stage.name for lane in lanes for stage in lane]
+    assert sorted(names) == sorted(["format", "lint", "types", "unit", "wire", "engine", "server"])
+    assert len(lanes) == 2
     assert {path.name for path in (ROOT / "tests").iterdir() if list(path.glob("test_*.py"))} <= {*names, "krita"}
     everywhere = checks.krita_stage(Path("python"), Path("out"), "6.0.4", Path("/k"), essential=True)
     assert everywhere.name == "krita 6.0.4, essential tests" and everywhere.environment == {"KRITA_SD_KRITA": "/k"}
