@@ -272,7 +272,7 @@ class ClientCore:
         if isinstance(message, Progress):
             return [JobProgress(message)]
         if isinstance(message, Models):
-            return [ModelsListed(message.models, message.device)]
+            return [ModelsListed(message.models, message.device, message.folders)]
         if isinstance(message, Error):
             return self._receive_error(message.error)
         if isinstance(message, (PromptReading, MemoryEstimate, QueueOrder)):

@@ -67,6 +67,7 @@ class JobLost(Event):
 class ModelsListed(Event):
     models: tuple[dict, ...]
     device: dict = field(default_factory=dict)
+    folders: tuple[dict, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -314,16 +314,19 @@ class Result(Message):
 
 @dataclass(frozen=True)
 class Models(Message):
-    """The list of models: [{id, name, family, kind, bytes, usable, problem, native, defaults}], and the device as in
-    `Welcome`: it is known only once the worker runs."""
+    """The list of models: [{id, name, family, kind, bytes, usable, problem, native, defaults}], the device as in
+    `Welcome`: it is known only once the worker runs, and the folders: [{id, program, models, unusable, problem}], where
+    id is `places.folder_id` of a path that stays where it is."""
 
     type = "models"
     models: tuple[dict[str, Any], ...]
     device: dict[str, Any] = field(default_factory=dict)
+    folders: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def read(cls, read: Fields) -> Models:
-        return cls(tuple(read.objects("models", 100_000)), read.object("device", {}))
+        folders = tuple(read.objects("folders", 1000))
+        return cls(tuple(read.objects("models", 100_000)), read.object("device", {}), folders)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 APP = "krita-sd"
@@ -37,3 +39,34 @@ def _base(environ: Mapping[str, str], platform: str, variable: str, fallback: st
     # The XDG rules say that a relative path there must be ignored.
     given = environ.get(variable, "")
     return Path(given) if os.path.isabs(given) else home / fallback
+
+
+MAX_FOLDERS = 50
+"""Model folders that a painter can choose."""
+
+
+def folders_file(state: Path) -> Path:
+    """Where the painter's choice of model folders is kept. The plugin writes it and asks for a rescan; the server reads
+    it before every scan. So a folder is chosen by whoever may write here, and no path ever crosses the wire."""
+    return state / "folders.json"
+
+
+def read_folders(state: Path) -> tuple[Path, ...]:
+    """The chosen model folders, absolute, each once; () when there is no file or it is damaged."""
+    try:
+        data = json.loads(folders_file(state).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ()
+    named = data.get("folders") if isinstance(data, dict) else None
+    texts = [text for text in named if isinstance(text, str) and "\0" not in text] if isinstance(named, list) else []
+    return tuple(Path(text) for text in dict.fromkeys(texts) if os.path.isabs(text))[:MAX_FOLDERS]
+
+
+def folders_text(folders: Iterable[Path]) -> str:
+    """What to write into `folders_file`."""
+    return json.dumps({"folders": [str(folder) for folder in folders]}, indent=1) + "\n"
+
+
+def folder_id(folder: Path) -> str:
+    """The name under which the server tells about a model folder: the same on both sides, and it tells no path."""
+    return hashlib.blake2b(str(folder).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()

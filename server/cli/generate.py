@@ -24,7 +24,7 @@ from server.client import Client
 
 from . import images
 from .arguments import machine_arguments
-from .models import model_folders
+from .models import present_folders
 from .request import Request, make_request
 from .spawn import own_server
 
@@ -99,7 +99,7 @@ def _on_interrupt(cancel: asyncio.Event):  # type: ignore[no-untyped-def]
 @contextlib.asynccontextmanager
 async def _server(arguments: argparse.Namespace) -> AsyncIterator[tuple[str, str]]:
     if arguments.server is None:
-        async with own_server(model_folders(arguments.models), machine_arguments(arguments)) as found:
+        async with own_server(present_folders(arguments.models), machine_arguments(arguments)) as found:
             yield found
         return
     file = arguments.token_file or state_dir() / "token"

@@ -8,21 +8,26 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from krita_sd.wire.places import default_models_dir
+from krita_sd.wire.places import default_models_dir, read_folders, state_dir
 from server.library import Library
 
 
 def model_folders(given: Sequence[Path] | None) -> tuple[Path, ...]:
-    """The folders that were named, or the default one if it exists."""
-    if given:
-        return tuple(given)
-    default = default_models_dir()
-    return (default,) if default.is_dir() else ()
+    """The folders that were named, or the default one, which need not exist yet. A server reads the painter's choice
+    beside them by itself, at every scan."""
+    return tuple(given) if given else (default_models_dir(),)
+
+
+def present_folders(given: Sequence[Path] | None) -> tuple[Path, ...]:
+    """For a command without a server: the folders that were named, or the default one and those that were chosen in the
+    docker; without those that do not exist."""
+    folders = tuple(given) if given else (default_models_dir(), *read_folders(state_dir()))
+    return tuple(folder for folder in folders if folder.is_dir())
 
 
 def list_models(arguments: argparse.Namespace) -> str:
     """The text for stdout."""
-    library = Library(model_folders(arguments.models))
+    library = Library(present_folders(arguments.models))
     library.scan()
     if arguments.json:
         return json.dumps({"models": [{**entry.to_json(), "path": str(entry.path)} for entry in library.entries]})

@@ -63,7 +63,7 @@ async def serve(options: Options, announce: Callable[[str], None]) -> None:
             pool = LocalPool(
                 options.device, worker_log, ("--dtype", options.dtype, "--leave-free", str(options.leave_free))
             )
-            hub = Hub(folder, Library(options.models), pool)
+            hub = Hub(folder, Library(options.models, state=folder.path), pool)
             listener = Listener(hub, token)
             # Listening fails first and fast: a taken port must not cost the load of a journal.
             port = await listener.open(options.host, options.port)

@@ -142,6 +142,7 @@ class Hub:
                 "places": list(PLACES),
                 "formats": list(BYTES_PER_PIXEL),
                 "wildcards": list(self._wildcards),
+                "model_folders": self.folders(),
             },
             limits={
                 "chunk": limits.CHUNK,
@@ -174,8 +175,12 @@ class Hub:
             out.append(described)
         self._models = tuple(out)
 
+    def folders(self) -> list[dict[str, Any]]:
+        """What the last scan found in each folder; ids, no paths."""
+        return [report.to_json() for report in self.library.folders]
+
     def models_message(self) -> Models:
-        return Models(self.models(), self.pool.device())
+        return Models(self.models(), self.pool.device(), tuple(self.folders()))
 
     async def _first_scan(self) -> None:
         try:

@@ -13,16 +13,18 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from krita_sd.geometry import NATIVE, NativeRange
 from krita_sd.wire.errors import Code, WireError
+from krita_sd.wire.places import folder_id, read_folders
 
 from .capabilities import FILES, FOLDERS
 from .family import INPAINTING_CHANNELS, TITLES, UNKNOWN, Detected, detect, detect_folder, native_of, read_json
 from .header import read_header
+from .layouts import layout_of, title_of
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +77,29 @@ class ModelEntry:
         return WireError(self.code, self.problem, "Choose another model.")
 
 
-class Library:
-    """The models under `roots`; `pocket` is the folder of the embedded model. Thread-safe; `scan` blocks."""
+@dataclass(frozen=True)
+class FolderReport:
+    """What a scan found in one folder. `program`: whose folder it is; `problem`: a sentence when it gave nothing."""
 
-    def __init__(self, roots: Sequence[Path], pocket: Path | None = POCKET) -> None:
-        self.roots = tuple(roots)
+    id: str
+    program: str = ""
+    models: int = 0
+    unusable: int = 0
+    problem: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """What a client may know: no path."""
+        return asdict(self)
+
+
+class Library:
+    """The models under `roots` and under the folders that the painter chose (`krita_sd.wire.places.read_folders` of the
+    folder `state`, read at every scan); `pocket` is the folder of the embedded model. Thread-safe; `scan` blocks."""
+
+    def __init__(self, roots: Sequence[Path], pocket: Path | None = POCKET, state: Path | None = None) -> None:
+        self.roots = self._fixed = tuple(roots)
+        self.folders: tuple[FolderReport, ...] = ()
+        self._state = state
         self._pocket = pocket
         self._lock = threading.Lock()
         self._entries: dict[str, ModelEntry] = {}
@@ -88,6 +108,8 @@ class Library:
     def scan(self) -> None:
         """Look at every root again. Files whose size and time have not changed are not opened."""
         with self._lock:
+            chosen = read_folders(self._state) if self._state is not None else ()
+            self.roots = tuple(dict.fromkeys((*self._fixed, *chosen)))
             found = list(self._find())
             self._known = {str(entry.path): entry for entry in found}
             named = _distinguish(found)
@@ -127,13 +149,22 @@ class Library:
                     for _, path, stamp in _walk(self._pocket / extra, seen, 0):
                         yield self._file(path, stamp)
         budget = MAX_ENTRIES
-        for root in self.roots:
-            for kind, path, stamp in _walk(root, seen, 0):
+        reports: list[FolderReport] = []
+        for folder in self.roots:
+            layout = layout_of(folder)
+            count = unusable = 0
+            for kind, path, stamp in (item for root in layout.roots for item in _walk(root, seen, 0)):
                 budget -= 1
                 if budget < 0:
                     log.warning("more than %d model files; the rest is ignored", MAX_ENTRIES)
-                    return
-                yield self._folder(path) if kind == "folder" else self._file(path, stamp)
+                    break
+                entry = self._folder(path) if kind == "folder" else self._file(path, stamp)
+                count += 1
+                unusable += not entry.usable
+                yield entry
+            problem = _why_empty(folder) if not count else ""
+            reports.append(FolderReport(folder_id(folder), layout.program, count, unusable, problem))
+        self.folders = tuple(reports)
 
     def _folder(self, path: Path, id: str = "") -> ModelEntry:
         stamp = _folder_stamp(path)
@@ -142,7 +173,7 @@ class Library:
             return known
         detected, settings, problem, code = UNKNOWN, {}, "", Code.MODEL_CORRUPT
         native = None
-        name = path.name
+        name = title_of(path)
         try:
             detected = detect_folder(path)
             if (path / "krita_sd.json").is_file():
@@ -185,7 +216,19 @@ class Library:
 
 
 def _name(path: Path) -> str:
-    return path.parent.name if path.stem.partition(".")[0] in GENERIC else path.stem
+    return title_of(path.parent) if path.stem.partition(".")[0] in GENERIC else path.stem
+
+
+def _why_empty(folder: Path) -> str:
+    """Why a folder gave no model, in a sentence that says what to do."""
+    try:
+        with os.scandir(folder):
+            pass
+    except FileNotFoundError:
+        return "This folder does not exist. Connect the disk, or take the folder out of the list."
+    except OSError as error:
+        return f"This folder cannot be read ({error.strerror}). Change its permissions."
+    return "No model was found in it, or all of them are in another folder of this list."
 
 
 def _walk(root: Path, seen: set[tuple[int, int]], depth: int) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
@@ -197,6 +240,8 @@ def _walk(root: Path, seen: set[tuple[int, int]], depth: int) -> Iterator[tuple[
         seen.add((info.st_dev, info.st_ino))
         with os.scandir(root) as entries:
             items = sorted(entries, key=lambda item: item.name)
+    except FileNotFoundError:
+        return  # the default folder before the first download; a chosen one is reported
     except OSError as error:
         log.warning("cannot read the models folder %s: %s", root, error.strerror)
         return

@@ -306,7 +306,7 @@ def test_folders_as_people_have_them(tmp_path: Path) -> None:
         make_file(tmp_path / "models" / folder / "same.safetensors")
     library = Library([tmp_path / "models", tmp_path / "models" / "sub", tmp_path / "missing"], None)
     library.scan()
-    assert sorted(entry.name for entry in library.entries) == ["0123", "same (deep)", "same (sub)"]
+    assert sorted(entry.name for entry in library.entries) == ["b", "same (deep)", "same (sub)"]
     assert len({entry.id for entry in library.entries}) == 3
     assert all("/" not in entry.id and "\\" not in entry.id for entry in library.entries)
     before = {entry.id for entry in library.entries}
