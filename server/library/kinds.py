@@ -62,7 +62,7 @@ def _lora(shapes: Shapes) -> str | None:
     if _any(shapes, "lora_te2_", "text_encoder_2"):
         return "sdxl"
     for name, shape in shapes.items():
-        if _WORDS.search(name) and ("down" in name or "lora_A" in name) and len(shape) == 2:
+        if _WORDS.search(name) and _any((name,), "down", "lora_A", "hada_w1_b") and len(shape) == 2:
             return WIDTHS.get(shape[1], "")
     return ""
 

@@ -181,8 +181,12 @@ def damaged(path: Path, model: Any, kind: str) -> Path:
         tensors["lora_unet_input_blocks_9_1_proj_in.lora_down.weight"] = torch.zeros(4, 4)
     elif kind == "second encoder":
         tensors["lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"] = torch.zeros(4, 4)
-    elif kind == "loha":
-        tensors[f"{flat}.hada_w1_a"] = torch.zeros(4, 4)
+    elif kind == "half a loha":
+        tensors = {f"{flat}.hada_w1_a": torch.zeros(32, 4), f"{flat}.hada_w1_b": torch.zeros(4, 32)}
+    elif kind == "oft":
+        tensors = {f"{flat}.oft_blocks": torch.zeros(4, 8, 8)}
+    elif kind == "magnitudes of another width":
+        tensors[f"{flat}.dora_scale"] = torch.ones(31, 1)
     elif kind == "empty":
         tensors = {}
     save_file(tensors, path)
@@ -202,7 +206,9 @@ def damaged(path: Path, model: Any, kind: str) -> Path:
         ("other width", Code.MODEL_UNSUPPORTED),
         ("unknown layer", Code.MODEL_UNSUPPORTED),
         ("second encoder", Code.MODEL_UNSUPPORTED),
-        ("loha", Code.MODEL_UNSUPPORTED),
+        ("half a loha", Code.MODEL_CORRUPT),
+        ("oft", Code.MODEL_UNSUPPORTED),
+        ("magnitudes of another width", Code.MODEL_UNSUPPORTED),
     ],
 )
 def test_loras_that_do_not_fit_are_one_sentence(kind: str, code: Code, model_of: Loaded, tmp_path: Path) -> None:
