@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from server.prompt import parse_attention, split_blend
 Variants = list[tuple[list[Chunk], float]]
 
 
-def read_variants(tokenizer: Any, prompt: str) -> Variants:
-    """The chunks of every prompt in a blend, with its share; one of share 1 where there is none."""
-    return [(split_chunks(tokenizer, parse_attention(text)), share) for text, share in split_blend(prompt)]
+def read_variants(tokenizer: Any, prompt: str, learned: Mapping[str, int] | None = None) -> Variants:
+    """The chunks of every prompt in a blend, with its share; one of share 1 where there is none. learned: textual
+    inversions with their numbers of vectors."""
+    return [(split_chunks(tokenizer, parse_attention(text), learned), share) for text, share in split_blend(prompt)]
 
 
 def same_length(*prompts: Variants) -> list[Variants]:

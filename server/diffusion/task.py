@@ -18,6 +18,9 @@ from krita_sd.wire.recipe import SAMPLERS, TILINGS
 
 MAX_STEPS = 10_000  # of the plan: strength 0.01 with a minimum of steps makes total far larger than what runs
 
+LOOKED_AT = ("ip_adapter", "redux", "own")
+"""Kinds of control models whose picture is looked at as a whole and may have any size."""
+
 Pixels = NDArray[np.uint8]
 Phase = Literal["encoding", "sampling", "decoding"]
 Command = Literal["cancel", "finish"]
@@ -48,12 +51,12 @@ class Task:
     width, height: multiples of the VAE's factor (8). image: uint8 (height, width, 3) RGB or None. mask: uint8
     (height, width), how much each pixel may change, 0..255 (soft: differential), needs an image. total_steps and
     start_step are the plan of the schedule; steps start_step..total_steps-1 run, none when they are equal.
-    guidance <= 1 runs without the negative prompt. vae: file of another autoencoder. clip_skip counts as in A1111: 0
-    and 1 are the last layer of the text encoder, 2 the one before it. begin: where sampling starts at start_step 0:
-    "image" is the noised image, "noise" is noise alone, "auto" is noise with a mask and the image without. variation:
-    0 is the noise of `seed`, 1 that of `variation_seed`, 0..1 between them. wrap: "x", "y" or "xy": the picture goes on
-    beyond its edges at the opposite ones. pieces: side in pixels of the overlapping pieces in which the picture is
-    denoised; 0: as a whole.
+    guidance <= 1 runs without the negative prompt. inversions: textual inversions by the names that stand for them in
+    both prompts. vae: file of another autoencoder. clip_skip counts as in A1111: 0 and 1 are the last layer of the text
+    encoder, 2 the one before it. begin: where sampling starts at start_step 0: "image" is the noised image, "noise" is
+    noise alone, "auto" is noise with a mask and the image without. variation: 0 is the noise of `seed`, 1 that of
+    `variation_seed`, 0..1 between them. wrap: "x", "y" or "xy": the picture goes on beyond its edges at the opposite
+    ones. pieces: side in pixels of the overlapping pieces in which the picture is denoised; 0: as a whole.
     """
 
     prompt: str = ""
@@ -68,6 +71,7 @@ class Task:
     image: Pixels | None = field(default=None, repr=False, compare=False)
     mask: Pixels | None = field(default=None, repr=False, compare=False)
     loras: tuple[tuple[Path, float], ...] = ()
+    inversions: tuple[tuple[str, Path], ...] = ()
     vae: Path | None = None
     clip_skip: int = 0
     preview: str = "rgb"
@@ -101,8 +105,7 @@ class Task:
         if self.mask is not None and (self.mask.dtype != np.uint8 or self.mask.shape != (self.height, self.width)):
             raise bad_request("The mask does not have the render size.")
         for layer in self.controls:
-            looked_at = layer.model.kind == "ip_adapter"
-            shape = layer.image.shape if looked_at else (self.height, self.width, 3)
+            shape = layer.image.shape if layer.model.kind in LOOKED_AT else (self.height, self.width, 3)
             if layer.image.dtype != np.uint8 or layer.image.ndim != 3 or layer.image.shape != shape:
                 raise bad_request("The picture of a control layer does not have the render size.")
         if not 0.0 <= self.variation <= 1.0 or not 0 <= self.variation_seed <= MAX_SEED:

@@ -15,12 +15,14 @@ from server.diffusion.checks import in_float32, is_finite, nan_output
 from server.diffusion.features.autoencoder import OtherAutoencoder
 from server.diffusion.features.lora import LoraWeights, fingerprint
 from server.diffusion.features.preview import Previewer
+from server.diffusion.inversions import Vectors, read_inversions
 from server.diffusion.model import Condition, Hole, LoadedModel, Recent, pixels_to_tensor
 from server.diffusion.sampling import Feature
 from server.diffusion.task import Pixels, Task
 
 _CONDITIONS_KEPT = 16
 _AUTOENCODERS_KEPT = 1  # beside the model's own
+_INVERSIONS_KEPT = 16
 _CANVASES_KEPT = 16  # half a megabyte each at 1024 x 1024; the previews' fit takes six
 
 Moments = tuple[torch.Tensor, torch.Tensor | None]
@@ -56,6 +58,7 @@ class PartsModel(LoadedModel):
         self.inpainting = False
         self.embeddings: Recent[Condition] = Recent(_CONDITIONS_KEPT)
         self.canvases: Recent[Moments] = Recent(_CANVASES_KEPT)
+        self.inversions: Recent[list[Vectors]] = Recent(_INVERSIONS_KEPT)
         self.autoencoders: Recent[Any] = Recent(_AUTOENCODERS_KEPT)
         self.measure_autoencoder()
         self.multiple = self.factor
@@ -86,8 +89,18 @@ class PartsModel(LoadedModel):
         """The text encoders by the names of their parts."""
         return {name: self.parts[name] for name in self.ENCODERS if self.parts.get(name) is not None}
 
+    def vectors(self, task: Task) -> list[Vectors]:
+        """The vectors of the job's textual inversions for each text encoder. Raises WireError(model_*)."""
+        widths = [encoder.get_input_embeddings().embedding_dim for encoder in self.encoders.values()]
+        return self.inversions.get(_stamps(task), lambda: read_inversions(task.inversions, widths))
+
+    def learned(self, task: Task) -> dict[str, int]:
+        """The job's textual inversions with their numbers of vectors."""
+        return {name: len(vectors) for name, vectors in self.vectors(task)[0].items()} if task.inversions else {}
+
     def read_once(self, key: Hashable, task: Task, compute: Callable[[], Condition]) -> Condition:
-        """`compute()` for a prompt, kept by `key` and the job's LoRAs; again in float32 when it gives invalid numbers.
+        """`compute()` for a prompt, kept by `key` and the job's LoRAs and textual inversions; again in float32 when it
+        gives invalid numbers.
 
         Raises WireError(nan_output).
         """
@@ -102,7 +115,7 @@ class PartsModel(LoadedModel):
                     raise nan_output("reading the prompt")
             return out
 
-        return self.embeddings.get((key, fingerprint(task.loras)), checked)
+        return self.embeddings.get((key, fingerprint(task.loras), _stamps(task)), checked)
 
     def encode_pixels(self, pixels: Pixels, hole: Hole | None = None) -> Moments:
         digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
@@ -142,11 +155,18 @@ class PartsModel(LoadedModel):
         self.embeddings.clear()
         self.canvases.clear()
         self.autoencoders.clear()
+        self.inversions.clear()
         for name in self.parts:
             setattr(self, name, None)
         self.parts.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _stamps(task: Task) -> tuple[object, ...]:
+    """The job's textual inversions as they lie on disk now."""
+    files = fingerprint(tuple((path, 1.0) for _, path in task.inversions))
+    return (tuple(name for name, _ in task.inversions), files)
 
 
 def _finite(moments: Moments) -> bool:

@@ -36,10 +36,11 @@ class StableDiffusion(PartsModel):
         self.scales: Recent[torch.Tensor] = Recent(_SCALES_KEPT)
 
     def condition(self, task: Task) -> Condition:
-        positive = read_variants(self.tokenizer, task.prompt)
+        learned = self.learned(task)
+        positive = read_variants(self.tokenizer, task.prompt, learned)
         if task.guidance <= 1.0 or self.embeds_guidance:
             return self.blend(same_length(positive)[0], task)
-        positive, negative = same_length(positive, read_variants(self.tokenizer, task.negative))
+        positive, negative = same_length(positive, read_variants(self.tokenizer, task.negative, learned))
         return joined(self.blend(negative, task), self.blend(positive, task))
 
     def blend(self, variants: Variants, task: Task) -> Condition:
@@ -50,7 +51,8 @@ class StableDiffusion(PartsModel):
         """One prompt's condition; computed once per prompt."""
 
         def compute() -> Condition:
-            out = encode_chunks(self.text_encoder, self.tokenizer, chunks, task.clip_skip)
+            (vectors,) = self.vectors(task)
+            out = encode_chunks(self.text_encoder, self.tokenizer, chunks, task.clip_skip, vectors)
             return Condition(out.to(self.dtype))
 
         return self.read_once((tuple(chunks), task.clip_skip), task, compute)

@@ -58,11 +58,12 @@ class StableDiffusionXL(StableDiffusion):
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
 
     def condition(self, task: Task) -> Condition:
-        chunks = read_variants(self.tokenizer, task.prompt)
+        learned = self.learned(task)
+        chunks = read_variants(self.tokenizer, task.prompt, learned)
         if task.guidance <= 1.0 or self.embeds_guidance:
             return self._sized(self.blend(same_length(chunks)[0], task), task)
         empty = self.zeros_for_empty and not task.negative.strip()
-        chunks, other = same_length(chunks, read_variants(self.tokenizer, task.negative))
+        chunks, other = same_length(chunks, read_variants(self.tokenizer, task.negative, learned))
         negative, positive = self.blend(other, task), self.blend(chunks, task)
         if empty and negative.pooled is not None:
             negative = Condition(torch.zeros_like(negative.embeds), torch.zeros_like(negative.pooled))
@@ -77,8 +78,9 @@ class StableDiffusionXL(StableDiffusion):
         layer = max(_PENULTIMATE, task.clip_skip)
 
         def compute() -> Condition:
-            first, _ = encode_inner(self.text_encoder, self.tokenizer, chunks, layer)
-            second, pooled = encode_inner(self.text_encoder_2, self.tokenizer_2, chunks, layer)
+            one, two = self.vectors(task)
+            first, _ = encode_inner(self.text_encoder, self.tokenizer, chunks, layer, one)
+            second, pooled = encode_inner(self.text_encoder_2, self.tokenizer_2, chunks, layer, two)
             return Condition(torch.cat([first, second], dim=-1).to(self.dtype), pooled.to(self.dtype))
 
         return self.read_once((tuple(chunks), layer), task, compute)
