@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from krita_sd import tls
 from krita_sd.inbox import Inbox
 from krita_sd.live.desk import Desk
 from krita_sd.wire import PROTOCOL, client
@@ -350,8 +351,10 @@ def _open(target: Target) -> Any:
     """Open the websocket. Raises WireError with one sentence."""
     errors = _library("exceptions")
     try:
+        address, encryption = tls.opened(target.uri, OPEN_TIMEOUT)
         return _library("sync.client").connect(
-            target.uri,
+            address,
+            ssl=encryption,
             subprotocols=[PROTOCOL],
             additional_headers={"Authorization": f"Bearer {target.token}"},
             compression=None,
@@ -368,8 +371,10 @@ def _open(target: Target) -> Any:
             hint = "Check the token in the connection settings; it is in the file 'token' of the server's state folder."
             raise WireError(Code.UNAUTHORIZED, f"{target.name} refused the access token.", hint) from None
         raise WireError(Code.BAD_REQUEST, f"{target.name} refused the connection (HTTP {status}).") from None
-    except (errors.InvalidURI, ValueError):
-        hint = "It must look like ws://127.0.0.1:8765/v1."
+    except (errors.InvalidURI, ValueError) as error:
+        if distrust := tls.untrusted(error):
+            raise distrust from None
+        hint = "It must look like ws://127.0.0.1:8765/v1, or wss://... as the server prints it."
         raise WireError(Code.BAD_REQUEST, "The server address cannot be read.", hint) from None
     except errors.InvalidHandshake:
         hint = "Something else may be listening on this address; check it."

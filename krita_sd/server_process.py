@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from krita_sd import tls
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.places import state_dir
 
@@ -57,7 +58,9 @@ def find(state: Path) -> Running | None:
     if host in ("0.0.0.0", "::", "*"):
         host = "127.0.0.1"  # it listens everywhere; from here the loopback is the way
     host = f"[{host}]" if ":" in host else host
-    return Running(f"ws://{host}:{port}/v1", token, pid, str(data.get("instance", "")))
+    mark = str(data.get("fingerprint") or "")
+    uri = f"wss://{host}:{port}/v1#{tls.MARK}{mark}" if mark else f"ws://{host}:{port}/v1"
+    return Running(uri, token, pid, str(data.get("instance", "")))
 
 
 def alive(pid: int) -> bool:

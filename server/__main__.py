@@ -37,6 +37,7 @@ def _say(line: str) -> None:
 def _serve(parsed: argparse.Namespace) -> int:
     from .cli.models import model_folders
     from .front.app import Options, serve
+    from .front.listener import is_loopback
 
     options = Options(
         state=(parsed.state or state_dir()).absolute(),
@@ -49,8 +50,16 @@ def _serve(parsed: argparse.Namespace) -> int:
         leave_free=parsed.leave_free,
         owner=parsed.owner,
         keep=parsed.keep,
+        tls_cert=parsed.tls_cert,
+        tls_key=parsed.tls_key,
     )
-    asyncio.run(serve(options, lambda address: _say(f"listening on {address}")))
+
+    def announce(address: str) -> None:
+        _say(f"listening on {address}")
+        if not address.startswith("wss://") and not is_loopback(parsed.host):
+            _say("Other machines reach this without encryption, token included; --tls-cert and --tls-key encrypt it.")
+
+    asyncio.run(serve(options, announce))
     return 0
 
 

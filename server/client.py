@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
+from krita_sd import tls
 from krita_sd.wire import PROTOCOL
 from krita_sd.wire.client import ClientCore, Connected, Event, Refused
 from krita_sd.wire.errors import Code, WireError
@@ -35,8 +36,10 @@ SUPERSEDED = 4001
 async def open_socket(url: str, token: str) -> ClientConnection:
     """One connection, straight to the server. Raises WireError in one sentence."""
     try:
+        address, encryption = await asyncio.to_thread(tls.opened, url, CONNECT_SECONDS)
         return await connect(
-            url,
+            address,
+            ssl=encryption,
             subprotocols=[Subprotocol(PROTOCOL)],
             additional_headers={"Authorization": f"Bearer {token}"},
             compression=None,
@@ -56,7 +59,9 @@ async def open_socket(url: str, token: str) -> ClientConnection:
                 Code.UNAUTHORIZED, "The server does not accept this token.", "Copy the token of that server."
             ) from None
         raise WireError(Code.BAD_REQUEST, f"The server refused the connection (status {status}).") from None
-    except (InvalidURI, ValueError):
+    except (InvalidURI, ValueError) as error:
+        if distrust := tls.untrusted(error):
+            raise distrust from None
         raise WireError(
             Code.BAD_REQUEST, f"{url} is not an address of a server.", "Use one like ws://127.0.0.1:8188/v1."
         ) from None

@@ -146,8 +146,9 @@ class Serving(Part):
         """Connect to another server; "" for the one of this machine."""
         if address and not address.startswith(("ws://", "wss://")):
             address = f"ws://{address}"
-        if address and "/" not in address.partition("://")[2]:
-            address += "/v1"
+        place, mark, fingerprint = address.partition("#")
+        if place and "/" not in place.partition("://")[2]:
+            address = f"{place}/v1{mark}{fingerprint}"
         self.core.change(server_uri=address, server_token=token)
         self.core.start()
         self.core.link.reconnect()

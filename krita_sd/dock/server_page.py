@@ -39,7 +39,7 @@ class ServerPage(QtWidgets.QWidget):
         self.leave.setKeyboardTracking(False)
         self.leave.valueChanged.connect(lambda value: actions.change(leave_free=value))
         self._row(form, "leave_free", tr("Leave free"), self.leave, tip)
-        tip = tr("Empty: the server on this machine, started when it is needed. Otherwise ws://address:port/v1")
+        tip = tr("Empty: the server on this machine, started when it is needed. Otherwise its address, as it prints it")
         self.server = QtWidgets.QLineEdit()
         self.server.setPlaceholderText(tr("on this machine"))
         self._row(form, "server", tr("Server"), self.server, tip)

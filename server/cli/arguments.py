@@ -66,12 +66,14 @@ def _serve() -> tuple[Parser, Check]:
     parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=_integer(0, 65535), default=0, help="port to listen on; 0 finds a free one")
+    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="encrypt with this certificate (wss)")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key, if in a file of its own")
     parser.add_argument("--token-file", type=Path, help="file of the token (default: in the state folder)")
     parser.add_argument("--state", type=Path, default=None, help=f"state folder (default: {state_dir()})")
     parser.add_argument("--owner", type=_integer(1, 2**31), help="leave after the process with this number is gone")
     parser.add_argument("--keep", action="store_true", help="stay when the owner is gone")
     _add_machine(parser)
-    return parser, _check_folders
+    return parser, _check_serve
 
 
 def _models() -> tuple[Parser, Check]:
@@ -141,6 +143,12 @@ def _check_folders(parser: argparse.ArgumentParser, parsed: argparse.Namespace) 
     for folder in parsed.models or ():
         if not folder.is_dir():
             parser.error(f"the models folder {folder} does not exist")
+
+
+def _check_serve(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    _check_folders(parser, parsed)
+    if parsed.tls_key and not parsed.tls_cert:
+        parser.error("--tls-key needs --tls-cert")
 
 
 def _check_generate(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from krita_sd import tls
 from krita_sd.wire import PROTOCOL
 from krita_sd.wire.version import VERSION
 from server.library import Library
 from server.pool.local import LocalPool
 
 from .hub import Hub
-from .listener import Listener
+from .listener import Listener, encryption
 from .owner import process_exists
 from .state import StateFolder
 
@@ -46,6 +47,8 @@ class Options:
     leave_free: float = 0.0
     owner: int | None = None
     keep: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
 
 async def serve(options: Options, announce: Callable[[str], None]) -> None:
@@ -65,8 +68,9 @@ async def serve(options: Options, announce: Callable[[str], None]) -> None:
             )
             hub = Hub(folder, Library(options.models, state=folder.path), pool)
             listener = Listener(hub, token)
+            context, mark = encryption(options.tls_cert, options.tls_key) if options.tls_cert else (None, "")
             # Listening fails first and fast: a taken port must not cost the load of a journal.
-            port = await listener.open(options.host, options.port)
+            port = await listener.open(options.host, options.port, context)
             hub.load()
             hub.start()
             folder.publish(
@@ -77,10 +81,11 @@ async def serve(options: Options, announce: Callable[[str], None]) -> None:
                     "instance": hub.instance,
                     "version": VERSION,
                     "protocol": PROTOCOL,
+                    "fingerprint": mark,
                 }
             )
             host = f"[{options.host}]" if ":" in options.host else options.host
-            announce(f"ws://{host}:{port}/v1")
+            announce(f"wss://{host}:{port}/v1#{tls.MARK}{mark}" if mark else f"ws://{host}:{port}/v1")
             log.info("listening on port %d, process %d", port, os.getpid())
             watch = asyncio.create_task(_watch_owner(options, stop))
             try:

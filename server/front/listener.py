@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import logging
+import ssl
 from http import HTTPStatus
+from pathlib import Path
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from krita_sd import tls
 from krita_sd.wire import PROTOCOL
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.limits import MAX_MESSAGE, PING_SECONDS, PING_TIMEOUT_SECONDS
@@ -25,6 +29,7 @@ PATH = "/v1"
 HANDSHAKE_SECONDS = 5.0
 CLOSE_SECONDS = 3.0
 MAX_CONNECTIONS = 128
+_END = "-----END CERTIFICATE-----"
 
 
 def refuse(request: Request, token: str) -> tuple[HTTPStatus, str] | None:
@@ -42,6 +47,38 @@ def refuse(request: Request, token: str) -> tuple[HTTPStatus, str] | None:
     return None
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on that address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def encryption(certificate: Path, key: Path | None) -> tuple[ssl.SSLContext, str]:
+    """What a listener needs to offer wss, and the fingerprint of the certificate (see `krita_sd.tls`).
+
+    certificate: PEM, the server's own first; key: PEM without a passphrase, None when it is in the same file.
+    Raises WireError in one sentence.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # An encrypted key would ask for its passphrase on a terminal that may not be there.
+        context.load_cert_chain(certificate, key, password=lambda: b"")
+        first = certificate.read_text(encoding="ascii", errors="replace").partition(_END)[0]
+        der = ssl.PEM_cert_to_DER_cert(first[first.index("-----BEGIN CERTIFICATE") :] + _END + "\n")
+    except (OSError, ValueError) as error:
+        # OpenSSL's own words name lines of its sources.
+        told = None if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None)
+        reason = told or "file and key are not what they should be"
+        raise WireError(
+            Code.BAD_REQUEST,
+            f"The certificate cannot be used ({reason}).",
+            "--tls-cert and --tls-key are PEM files that belong together; the key has no passphrase.",
+        ) from None
+    return context, tls.fingerprint(der)
+
+
 class Listener:
     """Accepts connections on one address."""
 
@@ -52,13 +89,14 @@ class Listener:
         self._count = 0
         self._server: Server | None = None
 
-    async def open(self, host: str, port: int) -> int:
+    async def open(self, host: str, port: int, encryption: ssl.SSLContext | None = None) -> int:
         """Listen; returns the port. Raises WireError(port_taken) in one sentence."""
         try:
             self._server = await serve(
                 self._connected,
                 host,
                 port,
+                ssl=encryption,
                 subprotocols=[Subprotocol(PROTOCOL)],
                 compression=None,
                 process_request=self._process_request,
