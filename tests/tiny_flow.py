@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 WIDTH = 32
+QWEN_WIDTH = 256  # heads of Qwen2.5-VL have 128, which no shape shows
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "boat", "fog", "at", "night"]
 
 
-def words_tokenizer() -> Any:
-    """A tokenizer of a few words that ends every text with </s>, as T5's does."""
+def words_tokenizer(special_words: Sequence[str] = ()) -> Any:
+    """A tokenizer of a few words that ends every text with </s>, as T5's does; special words stand for themselves."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -24,11 +25,13 @@ def words_tokenizer() -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **special)
-    made.chat_template = "at {{ messages[0].content }} night"
+    made.add_tokens(list(special_words), special_tokens=True)
+    said = "{{ said.content if said.content is string else said.content[0].text }}"
+    made.chat_template = "{% for said in messages %}at " + said + " night{% endfor %}"
     return made
 
 
-def clip_encoder(projected: bool = False, layers: int = 2) -> Any:
+def clip_encoder(projected: bool = False, layers: int = 2, activation: str = "quick_gelu") -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
@@ -39,6 +42,7 @@ def clip_encoder(projected: bool = False, layers: int = 2) -> Any:
         num_attention_heads=1,
         max_position_embeddings=77,
         projection_dim=WIDTH,
+        hidden_act=activation,
         bos_token_id=49406,
         eos_token_id=49407,
         pad_token_id=49407,
@@ -49,9 +53,8 @@ def clip_encoder(projected: bool = False, layers: int = 2) -> Any:
 def t5_encoder(width: int = WIDTH) -> Any:
     from transformers import T5Config, T5EncoderModel
 
-    return T5EncoderModel(
-        T5Config(vocab_size=len(WORDS), d_model=width, d_kv=16, d_ff=64, num_layers=2, num_heads=2, pad_token_id=0)
-    )
+    sizes = {"vocab_size": len(WORDS), "d_model": width, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    return T5EncoderModel(T5Config(**sizes, pad_token_id=0, feed_forward_proj="gated-gelu"))
 
 
 def autoencoder(channels: int = 16) -> Any:
@@ -90,12 +93,12 @@ def flux1(inpaint: bool = False, few_steps: bool = False) -> dict[str, Any]:
         out_channels=64,
         num_layers=1,
         num_single_layers=1,
-        attention_head_dim=16,
+        attention_head_dim=32,
         num_attention_heads=2,
         joint_attention_dim=WIDTH,
         pooled_projection_dim=WIDTH,
         guidance_embeds=not few_steps,
-        axes_dims_rope=(4, 6, 6),
+        axes_dims_rope=(4, 14, 14),
     )
     schedule = {"num_train_timesteps": 1000, "shift": 1.0} if few_steps else DYNAMIC
     return {
@@ -108,7 +111,8 @@ def flux1(inpaint: bool = False, few_steps: bool = False) -> dict[str, Any]:
     }
 
 
-def sd3(with_t5: bool = True, dynamic: bool = False) -> dict[str, Any]:
+def sd3(with_t5: bool = True, dynamic: bool = False, second: bool = False) -> dict[str, Any]:
+    """second: as 3.5 medium, with normed queries and keys and a second attention in its first block."""
     from diffusers import SD3Transformer2DModel
 
     transformer = SD3Transformer2DModel(
@@ -123,13 +127,15 @@ def sd3(with_t5: bool = True, dynamic: bool = False) -> dict[str, Any]:
         pooled_projection_dim=2 * WIDTH,
         out_channels=16,
         pos_embed_max_size=24,
+        dual_attention_layers=(0,) if second else (),
+        qk_norm="rms_norm" if second else None,
     )
     parts = {
         "class": "StableDiffusion3Pipeline",
         "transformer": transformer,
         "vae": autoencoder(),
         "text_encoder": clip_encoder(projected=True, layers=3),
-        "text_encoder_2": clip_encoder(projected=True, layers=3),
+        "text_encoder_2": clip_encoder(projected=True, layers=3, activation="gelu"),
         "schedule": DYNAMIC if dynamic else {"num_train_timesteps": 1000, "shift": 3.0},
     }
     return {**parts, "text_encoder_3": t5_encoder(3 * WIDTH)} if with_t5 else parts
@@ -142,10 +148,10 @@ def chroma() -> dict[str, Any]:
         in_channels=64,
         num_layers=1,
         num_single_layers=1,
-        attention_head_dim=16,
+        attention_head_dim=32,
         num_attention_heads=2,
         joint_attention_dim=WIDTH,
-        axes_dims_rope=(4, 6, 6),
+        axes_dims_rope=(4, 14, 14),
         approximator_num_channels=8,
         approximator_hidden_dim=32,
         approximator_layers=1,
@@ -183,6 +189,7 @@ def z_image() -> dict[str, Any]:
         num_key_value_heads=2,
         head_dim=16,
         max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
     )
     return {
         "class": "ZImagePipeline",
@@ -202,24 +209,23 @@ def qwen_image() -> dict[str, Any]:
         in_channels=64,
         out_channels=16,
         num_layers=2,
-        attention_head_dim=16,
+        attention_head_dim=32,
         num_attention_heads=2,
-        joint_attention_dim=WIDTH,
-        axes_dims_rope=(8, 4, 4),
+        joint_attention_dim=QWEN_WIDTH,
+        axes_dims_rope=(4, 14, 14),
     )
-    vae = AutoencoderKLQwenImage(
-        base_dim=16, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
-    )
+    vae = AutoencoderKLQwenImage(base_dim=8, z_dim=16)
     text = {
         "vocab_size": len(WORDS),
-        "hidden_size": WIDTH,
+        "hidden_size": QWEN_WIDTH,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"},
+        "num_key_value_heads": 1,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"mrope_section": [16, 24, 24], "rope_type": "default", "rope_theta": 1_000_000.0},
     }
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 1, "out_hidden_size": QWEN_WIDTH}
     encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
     return {
         "class": "QwenImagePipeline",
@@ -239,6 +245,9 @@ MAKERS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
+SPECIAL_WORDS: dict[str, Sequence[str]] = {}  # of a family's tokenizers
+
+
 def make_flow_model(folder: Path, family: str, seed: int = 0, **kind: Any) -> Path:
     """Write a diffusers folder of a random model of `family` and return it."""
     from server.diffusion.tokenizer import shipped_tokenizer
@@ -247,6 +256,10 @@ def make_flow_model(folder: Path, family: str, seed: int = 0, **kind: Any) -> Pa
         torch.manual_seed(seed)
         parts = MAKERS[family](**kind)
     index: dict[str, Any] = {"_class_name": parts.pop("class"), "_diffusers_version": "0.42.1"}
+    index |= parts.pop("index", {})
+    reader = parts.pop("processor", None)
+    if reader is not None:
+        reader.save_pretrained(folder / "processor")
     schedule = {"_class_name": "FlowMatchEulerDiscreteScheduler", **parts.pop("schedule")}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
@@ -259,7 +272,8 @@ def make_flow_model(folder: Path, family: str, seed: int = 0, **kind: Any) -> Pa
         index[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
         if name.startswith("text_encoder"):
             clip = "CLIP" in type(part).__name__
-            tokenizer = shipped_tokenizer() if clip else words_tokenizer()
+            padding = "!" if (family, name) == ("sd3", "text_encoder_2") else "<|endoftext|>"
+            tokenizer = shipped_tokenizer(padding) if clip else words_tokenizer(SPECIAL_WORDS.get(family, ()))
             place = name.replace("text_encoder", "tokenizer")
             tokenizer.save_pretrained(folder / place)
             index[place] = ["transformers", "CLIPTokenizer" if clip else "T5TokenizerFast"]

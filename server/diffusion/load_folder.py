@@ -17,7 +17,7 @@ from krita_sd.geometry import LARGE_NATIVE, NATIVE, NativeRange, stated_native
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion.model import LoadedModel
 from server.diffusion.task import Cancelled
-from server.diffusion.tokenizer import any_tokenizer, folder_tokenizer
+from server.diffusion.tokenizer import any_tokenizer, folder_tokenizer, image_reader
 from server.diffusion.weights import (
     PARTS,
     LoadJob,
@@ -31,7 +31,7 @@ from server.diffusion.weights import (
     unsupported,
 )
 
-_NOT_WEIGHTS = ("position_ids",)
+_NOT_WEIGHTS = ("position_ids", "num_batches_tracked")
 
 
 def load_folder(job: LoadJob) -> LoadedModel:
@@ -51,17 +51,23 @@ class _Folder:
             if part in missing:
                 continue
             entry = index.get(part)
-            if not isinstance(entry, list) or len(entry) != 2 or entry[1] != wanted.partition(":")[2]:
+            if not isinstance(entry, list) or len(entry) != 2 or entry[1] not in _names(wanted):
                 raise unsupported(path.name, f"it is not a {row.title} model")
         configs = {part: self._json(path / part / "config.json") for part in row.parts if part not in missing}
         other = index.get("text_encoder_2") or configs.get("unet", {}).get("addition_embed_type") == "text_time"
         if other and "text_encoder_2" not in row.parts:
             raise unsupported(path.name, f"it is not a {row.title} model")
-        parts: dict[str, Any] = {part: self._part(part, configs[part]) for part in PARTS if part in configs}
+        parts: dict[str, Any] = {
+            part: self._part(part, index[part][1], configs[part]) for part in PARTS if part in configs
+        }
         for part, kind in row.tokenizers.items():
             if part in missing:
                 continue
             parts[part] = folder_tokenizer(path / part) if kind == "clip" else any_tokenizer(path / part)
+        if row.image_reader:
+            parts["image_reader"] = image_reader(path / row.image_reader)
+        parts["pipeline"] = index.get("_class_name")
+        parts["is_distilled"] = index.get("is_distilled") is True
         parts["zeros_for_empty"] = index.get("force_zeros_for_empty_prompt", True) is True
         extra = self._settings()
         if isinstance(extra.get("tiny_decoder"), str):
@@ -71,8 +77,8 @@ class _Folder:
         native = self._native(extra, configs.get("unet", {}).get("sample_size"), parts["vae"])
         return maker(row.maker)(self.job.family, parts, schedule, native, extra.get("defaults", {}))
 
-    def _part(self, part: str, config: dict[str, Any]) -> Any:
-        library, _, name = self.job.row.parts[part].partition(":")
+    def _part(self, part: str, name: str, config: dict[str, Any]) -> Any:
+        library = self.job.row.parts[part].partition(":")[0]
         if library == "diffusers":
             return self._folder_part(part, getattr(diffusers, name), config)
         return self._folder_text(part, getattr(transformers, name), config)
@@ -170,6 +176,11 @@ class _Folder:
         if not isinstance(value, dict):
             raise corrupt(f"{self.job.path.name}/{path.relative_to(self.job.path)}")
         return value
+
+
+def _names(wanted: str) -> list[str]:
+    """The classes that a family's part may have: "library:class|class"."""
+    return wanted.partition(":")[2].split("|")
 
 
 def _plain(name: str, prefix: str) -> str:

@@ -93,6 +93,8 @@ class LoadedModel(ABC):
     previewer: Previewer
     encoding: tuple[Any, ...] = ()
     """What of the running job changes how pictures are encoded; part of the key under which they are kept."""
+    looks_itself: bool = False
+    """Whether it was trained to look at reference pictures without an adapter."""
 
     @property
     @abstractmethod
@@ -103,6 +105,11 @@ class LoadedModel(ABC):
     @abstractmethod
     def autoencoder(self) -> Any:
         """The module between pixels and latents."""
+
+    @property
+    def autoencoder_factor(self) -> int:
+        """Pixels per cell of what the autoencoder itself gives; cells of the engine's latents may be larger."""
+        return self.factor
 
     @property
     @abstractmethod
@@ -151,6 +158,14 @@ class LoadedModel(ABC):
     @abstractmethod
     def unload(self) -> None:
         """Free the memory; the model cannot be used afterwards."""
+
+    def sees_canvas(self, task: Task) -> bool:
+        """Whether the picture that a task starts from is also looked at as a reference."""
+        return False
+
+    def reference_pixels(self, picture: Pixels) -> Pixels:
+        """A reference picture in the size at which the model looks at it; sides multiples of `multiple`."""
+        return picture
 
     def spacing(self, width: int, height: int) -> Spacing | None:
         """The noise levels that the family chooses for pictures of this size; None: its scheduler's own."""

@@ -12,6 +12,7 @@ import torch
 
 from server.diffusion.checks import in_float32, is_finite, nan_output
 from server.diffusion.features.control import Controls
+from server.diffusion.features.looks import Looks, looked_at
 from server.diffusion.features.masks import MaskChannels, MaskedChange, cell_sums
 from server.diffusion.features.reference import References
 from server.diffusion.features.wrap import Wrapped
@@ -24,10 +25,10 @@ from server.diffusion.model import (
     tensor_to_pixels,
 )
 from server.diffusion.noise import slerp
-from server.diffusion.pieces import PiecewiseAutoencoder, Predictor
+from server.diffusion.pieces import Guide, PiecewiseAutoencoder, Predictor
 from server.diffusion.sampling import Control, Denoised, Feature, denoise, no_control
 from server.diffusion.schedules import Schedule
-from server.diffusion.task import Cancelled, Output, Phase, Pixels, Step, Task
+from server.diffusion.task import LOOKED_AT, Cancelled, Output, Phase, Pixels, Step, Task
 
 OnPhase = Callable[[Phase], None]
 OnStep = Callable[[Step], None]
@@ -83,6 +84,9 @@ class _Job:
                 if self.task.image is not None and self._needs_latents():
                     self._stop_if_cancelled()
                     self.model.encode_pixels(self.task.image)  # kept by the model: sampling finds it there
+                for pixels in looked_at(self.model, self.task):
+                    self._stop_if_cancelled()
+                    self.model.encode_pixels(pixels)
             with self._phase("sampling"):
                 result = self._sample_checked(condition)
             self._stop_if_cancelled()
@@ -95,7 +99,7 @@ class _Job:
         model, task = self.model, self.task
         features = model.weight_features(task)
         if task.wrap:
-            nets = [layer.model.module for layer in task.controls if layer.model.kind != "ip_adapter"]
+            nets = [layer.model.module for layer in task.controls if layer.model.kind not in LOOKED_AT]
             features.append(Wrapped(model, nets, task.wrap))
         if task.pieces and max(task.width, task.height) > task.pieces:
             features.append(PiecewiseAutoencoder(model, task.pieces))
@@ -159,15 +163,18 @@ class _Job:
                 undo.enter_context(feature)
             return denoise(schedule, latents, predict, generator, features, self.control, self._report)
 
-    def _guides(self, schedule: Schedule) -> list[Controls | References]:
+    def _guides(self, schedule: Schedule) -> list[Guide]:
         """Control layers by what they do to the model."""
-        looked_at = [layer for layer in self.task.controls if layer.model.kind == "ip_adapter"]
-        maps = [layer for layer in self.task.controls if layer.model.kind != "ip_adapter"]
-        guides: list[Controls | References] = []
+        task = self.task
+        adapters = [layer for layer in task.controls if layer.model.kind == "ip_adapter"]
+        maps = [layer for layer in task.controls if layer.model.kind not in LOOKED_AT]
+        guides: list[Guide] = []
         if maps:
             guides.append(Controls(self.model, schedule, maps))
-        if looked_at:
-            guides.append(References(self.model, schedule, looked_at))
+        if adapters:
+            guides.append(References(self.model, schedule, adapters))
+        if looked_at(self.model, task):
+            guides.append(Looks(self.model, schedule, task))
         return guides
 
     def _from_noise(self) -> bool:

@@ -14,11 +14,15 @@ from typing import Any
 import torch
 
 from server.diffusion.features.control import Controls
+from server.diffusion.features.looks import Looks
 from server.diffusion.features.reference import References
 from server.diffusion.model import Condition, LoadedModel
 from server.diffusion.sampling import Control, Feature
 from server.diffusion.task import Cancelled, Task
 from server.diffusion.tiles import Tile, tiles
+
+Guide = Controls | References | Looks
+"""What takes part in every prediction of a job."""
 
 OVERLAP = 0.25
 """Share of a piece's side that it has in common with its neighbour."""
@@ -32,7 +36,7 @@ class Predictor:
         model: LoadedModel,
         task: Task,
         condition: Condition,
-        guides: Sequence[Controls | References],
+        guides: Sequence[Guide],
         control: Control,
     ) -> None:
         self._model = model
@@ -63,10 +67,14 @@ class Predictor:
         return total
 
     def _predict(self, inputs: torch.Tensor, timestep: torch.Tensor, tile: Tile | None) -> torch.Tensor:
+        condition = self._condition
+        for guide in self._guides:
+            if isinstance(guide, Looks):
+                condition = guide.told(condition, tile)
         added: dict[str, Any] = {}
         for guide in self._guides:
-            added |= guide.added(timestep, self._condition, tile)
-        return self._model.predict(inputs, timestep, self._condition, self._guidance, added)
+            added |= guide.added(timestep, condition, tile)
+        return self._model.predict(inputs, timestep, condition, self._guidance, added)
 
 
 def _cut(tensor: torch.Tensor, tile: Tile) -> torch.Tensor:
@@ -82,8 +90,8 @@ class PiecewiseAutoencoder(Feature):
     def __init__(self, model: LoadedModel, side: int) -> None:
         self._model = model
         self._module = model.autoencoder
-        self._factor = model.factor
-        self._cells = max(1, side // model.factor)
+        self._factor = model.autoencoder_factor
+        self._cells = max(1, side // self._factor)
 
     def __enter__(self) -> PiecewiseAutoencoder:
         self._before = self._model.encoding

@@ -69,6 +69,24 @@ def any_tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def image_reader(folder: Path) -> Any:
+    """What cuts pictures into patches for a language model that sees, by the settings in `folder`.
+
+    Raises WireError(model_corrupt) when they are missing or unreadable.
+    """
+    # Not the default one: that needs torchvision.
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    try:
+        return Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WireError(
+            Code.MODEL_CORRUPT,
+            f"The model's {folder.name} files are missing or damaged.",
+            "Download the model folder again; its processor folder needs its preprocessor_config.json.",
+        ) from error
+
+
 def _pair(line: str | list[str]) -> tuple[str, str]:
     left, right = line.split(" ") if isinstance(line, str) else line
     return left, right

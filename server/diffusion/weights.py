@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -79,6 +79,9 @@ class TensorFiles:
     def names(self) -> list[str]:
         return list(self._homes)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._homes
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor, from the headers alone."""
         return {name: tuple(handle.get_slice(name).get_shape()) for name, (handle, _) in self._homes.items()}
@@ -92,12 +95,16 @@ class TensorFiles:
             raise corrupt(path.name) from error
 
 
+SCALES = (".scale_weight", ".weight_scale")
+"""Endings under which files with 8-bit weights keep the scale of `<layer>.weight`."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where one tensor of a module comes from: a stored tensor, rows of it, and the shape it has in the module."""
 
     name: str
-    rows: tuple[int, int] | None = None  # [first, last) of the stored tensor: packed q, k, v
+    rows: tuple[tuple[int, int], ...] = ()  # [first, last) of the stored tensor, one behind the other: packed q, k, v
     transposed: bool = False
 
 
@@ -117,7 +124,7 @@ PARTS = tuple(_SHARES)
 
 @dataclass(frozen=True)
 class LoadJob:
-    """One call of `load_model`: what is loaded, to where, and who listens."""
+    """One call of `load_model`: what is loaded, to where, and who listens. parts: files of what `path` lacks."""
 
     path: Path
     family: str
@@ -126,6 +133,7 @@ class LoadJob:
     dtype: torch.dtype
     progress: Progress | None
     cancelled: IsCancelled | None
+    parts: Mapping[str, Path] = field(default_factory=dict)
 
     def loader(self, files: TensorFiles, part: str) -> Loader:
         """Fills the module `part` (one of PARTS) from `files`."""
@@ -153,12 +161,16 @@ class Loader:
         another shape, Cancelled when cancelled.
         """
         wanted = module.state_dict()
-        if set(wanted) - set(sources):
+        # Counters, such as how often a norm was trained, are no weights.
+        if any(tensor.is_floating_point() for name, tensor in wanted.items() if name not in sources):
             raise incomplete(self.model_name, part)
         state: dict[str, torch.Tensor] = {}
         for count, (name, empty) in enumerate(wanted.items()):
             if self.cancelled is not None and self.cancelled():
                 raise Cancelled
+            if name not in sources:
+                state[name] = empty
+                continue
             state[name] = self._fetch(sources[name], tuple(empty.shape), part)
             if self.progress is not None:
                 self.progress(self.begin + (self.end - self.begin) * (count + 1) / len(wanted))
@@ -168,8 +180,13 @@ class Loader:
 
     def _fetch(self, source: Source, shape: tuple[int, ...], part: str) -> torch.Tensor:
         tensor = self.files.read(source.name)
-        if source.rows is not None:
-            tensor = tensor[source.rows[0] : source.rows[1]]
+        if tensor.dtype in (torch.uint8, torch.int8):
+            raise unsupported(self.model_name, f"the weights of its {part} are packed in a form that is not known here")
+        if (scale := self._scale(source.name, tensor)) is not None:
+            tensor = tensor.to(torch.float32) * scale
+        if source.rows:
+            pieces = [tensor[first:last] for first, last in source.rows]
+            tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         if source.transposed:
             tensor = tensor.T
         if tuple(tensor.shape) != shape:
@@ -182,6 +199,17 @@ class Loader:
             raise incomplete(self.model_name, part)
         # A copy: a file that is replaced or truncated later must not change or crash a loaded model.
         return tensor.to(device=self.device, dtype=self.dtype, copy=True).contiguous()
+
+    def _scale(self, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
+        """What the numbers of an 8-bit weight are to be multiplied with: one for all, or one for each row; else None."""
+        base = name.removesuffix(".weight")
+        found = next((f"{base}{end}" for end in SCALES if f"{base}{end}" in self.files), None)
+        if found is None or base == name:
+            return None
+        scale = self.files.read(found)
+        if scale.numel() not in (1, len(tensor)) or not scale.is_floating_point():
+            raise unsupported(self.model_name, "its weights are scaled in blocks, which is not known here")
+        return scale.to(torch.float32).reshape(-1, *[1] * (tensor.ndim - 1))
 
 
 def empty_module(make: Callable[[], Any]) -> Any:

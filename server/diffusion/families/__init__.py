@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Family:
     """One row. maker: class of the loaded model, "module:name". parts: classes of a diffusers folder's parts with
-    weights, "library:class". tokenizers: their kinds, by part. optional: parts that a folder may lack. layout: of
-    single files ("" when only folders can be loaded); config: what those lack.
+    weights, "library:class" or "library:class|class". tokenizers: their kinds, by part. optional: parts that a folder
+    may lack. layout: of single files ("" when only folders can be loaded); config: what those lack. image_reader:
+    folder of the settings by which a text encoder sees pictures.
     """
 
     title: str
@@ -21,6 +22,7 @@ class Family:
     optional: tuple[str, ...] = ()
     layout: str = ""
     config: str = ""
+    image_reader: str = ""
 
 
 _HERE = "server.diffusion.families."
@@ -49,6 +51,12 @@ FAMILIES: dict[str, Family] = {
          "text_encoder": _CLIP, "text_encoder_2": _T5},
         {"tokenizer": "clip", "tokenizer_2": "any"},
     ),
+    "flux1-kontext": Family(
+        "Flux 1 Kontext", f"{_HERE}kontext:Kontext",
+        {"transformer": "diffusers:FluxTransformer2DModel", "vae": "diffusers:AutoencoderKL",
+         "text_encoder": _CLIP, "text_encoder_2": _T5},
+        {"tokenizer": "clip", "tokenizer_2": "any"},
+    ),
     "sd3": Family(
         "Stable Diffusion 3", f"{_HERE}sd3:StableDiffusion3",
         {"transformer": "diffusers:SD3Transformer2DModel", "vae": "diffusers:AutoencoderKL",
@@ -59,6 +67,12 @@ FAMILIES: dict[str, Family] = {
     "chroma": Family(
         "Chroma", f"{_HERE}chroma:Chroma",
         {"transformer": "diffusers:ChromaTransformer2DModel", "vae": "diffusers:AutoencoderKL", "text_encoder": _T5},
+        {"tokenizer": "any"},
+    ),
+    "flux2": Family(
+        "Flux 2", f"{_HERE}flux2:Flux2",
+        {"transformer": "diffusers:Flux2Transformer2DModel", "vae": "diffusers:AutoencoderKLFlux2",
+         "text_encoder": "transformers:Qwen3ForCausalLM|Mistral3ForConditionalGeneration"},
         {"tokenizer": "any"},
     ),
     "z-image": Family(
@@ -72,5 +86,11 @@ FAMILIES: dict[str, Family] = {
         {"transformer": "diffusers:QwenImageTransformer2DModel", "vae": "diffusers:AutoencoderKLQwenImage",
          "text_encoder": "transformers:Qwen2_5_VLForConditionalGeneration"},
         {"tokenizer": "any"},
+    ),
+    "qwen-image-edit": Family(
+        "Qwen-Image Edit", f"{_HERE}qwen_edit:QwenImageEdit",
+        {"transformer": "diffusers:QwenImageTransformer2DModel", "vae": "diffusers:AutoencoderKLQwenImage",
+         "text_encoder": "transformers:Qwen2_5_VLForConditionalGeneration"},
+        {"tokenizer": "any"}, image_reader="processor",
     ),
 }  # fmt: skip

@@ -51,7 +51,7 @@ class FlowModel(PartsModel):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.multiple = 2 * self.factor
-        self._places: dict[tuple[int, int], torch.Tensor] = {}
+        self._places: dict[tuple[int, int, int], torch.Tensor] = {}
 
     def tokens(self, width: int, height: int) -> int:
         """Tokens of a picture of that many pixels."""
@@ -61,12 +61,12 @@ class FlowModel(PartsModel):
         shift = shift_of(self.tokens(width, height), self.schedule_config)
         return lambda total: {"sigmas": np.linspace(1.0, 1 / total, total), "mu": shift}
 
-    def places(self, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-        """Row and column of every token, (tokens, 3), the first number 0; made once per size."""
-        found = self._places.get((height, width))
+    def places(self, height: int, width: int, dtype: torch.dtype, number: int = 0) -> torch.Tensor:
+        """Number of the picture, row and column of every token, (tokens, 3); made once per size."""
+        found = self._places.get((height, width, number))
         if found is None:
-            grid = torch.zeros(height, width, 3)
+            grid = torch.full((height, width, 3), float(number))
             grid[..., 1] = torch.arange(height)[:, None]
             grid[..., 2] = torch.arange(width)[None, :]
-            found = self._places[height, width] = grid.reshape(height * width, 3).to(self.device)
+            found = self._places[height, width, number] = grid.reshape(height * width, 3).to(self.device)
         return found.to(dtype)

@@ -60,7 +60,9 @@ class Flux1(FlowModel):
     ) -> torch.Tensor:
         dtype = self.transformer.dtype
         height, width = inputs.shape[-2:]
-        tokens = pack(inputs).to(dtype)
+        shown = [inputs, *condition.references]
+        tokens = torch.cat([pack(part) for part in shown], dim=1).to(dtype)
+        places = [self.places(part.shape[2] // 2, part.shape[3] // 2, dtype, n) for n, part in enumerate(shown)]
         scale = torch.full([1], guidance, dtype=torch.float32, device=self.device) if self.embeds_guidance else None
         out = self.transformer(
             hidden_states=tokens,
@@ -69,11 +71,11 @@ class Flux1(FlowModel):
             pooled_projections=None if condition.pooled is None else condition.pooled.to(dtype),
             encoder_hidden_states=condition.embeds.to(dtype),
             txt_ids=torch.zeros(condition.embeds.shape[1], 3, device=self.device, dtype=dtype),
-            img_ids=self.places(height // 2, width // 2, dtype),
+            img_ids=torch.cat(places),
             return_dict=False,
             **(added or {}),
         )[0]
-        return unpack(out.to(torch.float32), height, width)
+        return unpack(out[:, : height * width // 4].to(torch.float32), height, width)
 
     def mask_channels(self, pixels: Pixels, selected: Pixels, generator: torch.Generator) -> torch.Tensor:
         """Fill sees the masked picture's latents and then every pixel of the mask, one channel per pixel of a cell."""

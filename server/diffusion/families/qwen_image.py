@@ -85,11 +85,12 @@ class QwenImage(FlowModel):
         added: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
         height, width = inputs.shape[-2:]
-        tokens = pack(inputs).to(self.transformer.dtype)
-        places = [[(1, height // 2, width // 2)]]
+        shown = [inputs, *condition.references]
+        tokens = torch.cat([pack(part) for part in shown], dim=1).to(self.transformer.dtype)
+        places = [[(1, part.shape[2] // 2, part.shape[3] // 2) for part in shown]]
 
         def call(words: Condition) -> torch.Tensor:
-            return self.transformer(
+            out = self.transformer(
                 hidden_states=tokens,
                 timestep=timestep.expand(1).to(torch.float32) / 1000,
                 encoder_hidden_states=words.embeds.to(tokens.dtype),
@@ -97,7 +98,8 @@ class QwenImage(FlowModel):
                 img_shapes=places,
                 return_dict=False,
                 **(added or {}),
-            )[0].to(torch.float32)
+            )[0]
+            return out[:, : height * width // 4].to(torch.float32)
 
         positive = call(condition)
         if condition.negative is None:
