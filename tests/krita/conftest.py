@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
-    if report.when == "call" and report.failed:
+    if report.when in ("setup", "call") and report.failed:
         session = getattr(item, "funcargs", {}).get("session")
         if session is not None:
             report.sections.append(("Krita", session.dump(re.sub(r"\W+", "-", item.name))))

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from server.setup import plugin
+from server.setup import plugin, vendor
 from server.setup.krita_places import Place
 from tests.krita.room import ROOT, STARTER, Room, Starter, spawn, stop
 
@@ -69,6 +69,8 @@ def need_programs() -> None:
     missing = ", ".join(name for name in wanted if shutil.which(name) is None)
     if room.root is not None and not room.binary.exists():
         pytest.fail(f"there is no Krita in {room.root}; make_krita.py makes one")
+    if not vendor.is_there(ROOT / "krita_sd"):
+        pytest.fail("krita_sd/_vendor is missing, so the plugin cannot connect; python3 install.py --zip brings it")
     if missing and os.environ.get("KRITA_SD_REQUIRE_KRITA"):
         pytest.fail(f"not installed: {missing}")
     if missing:

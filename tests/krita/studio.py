@@ -109,10 +109,21 @@ class Studio(Hand):
 
     def steps(self, count: int) -> None:
         """Behind the gear: how many steps; then the gear is closed again."""
-        self.click("krita_sd_options")
+        self._gear(True)
         self.set_number("krita_sd_steps", count)
-        self.click("krita_sd_options")
-        self.session.wait("not widget_state('krita_sd_steps')['visible']")
+        self._gear(False)
+
+    def _gear(self, open_it: bool) -> None:
+        """Click until it is so: lines that come and go above it may move it away under the pointer."""
+        wanted = f"bool(widget_state('krita_sd_steps')['visible']) == {open_it}"
+        for _ in range(3):
+            self.click("krita_sd_options")
+            try:
+                self.session.wait(wanted, 5.0)
+                return
+            except Failure:
+                continue
+        raise Failure(f"the gear did not {'open' if open_it else 'close'}")
 
     def strength(self, percent: int) -> None:
         self.set_number("krita_sd_strength_value", percent)

@@ -52,7 +52,8 @@ def test_the_button_says_expand_over_empty_area_and_the_mask_is_drawn_before_run
     session.run("select(K.activeDocument(), 20, 20, 60, 40)")
     button(session, "Expand")
     session.run("K.activeDocument().setSelection(None)")
-    assert studio.undo_steps() == []
+    # From Krita 5.3 on the selections that this test sets leave steps without a name.
+    assert not any(studio.undo_steps())
 
 
 def test_wrap_around_mode_makes_pictures_seamless(studio: Studio, session: Session) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import runpy
 import shutil
 import socket
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from server.setup import SetupError, checks, kritas, leftovers, vendor
+from server.setup import SetupError, checks, krita_report, kritas, leftovers, vendor
 from server.setup.environment import Environment
 from server.setup.krita_places import Place, given_place
 from server.setup.plugin import install_plugin, pack, plugin_files, remove_plugin, version
@@ -357,6 +358,29 @@ def test_a_finished_folder_is_used_again_and_tested_in(tmp_path: Path, monkeypat
     assert checks.run_kritas(root, Path(sys.executable), [kritas.Target("6")], said.append) == 0
     assert f"Krita 6.0.4.1 is in {note['root']} (1250 MB, made once in 99 s)" in said
     assert [line.split()[:5] for line in said if line.startswith("6.0.4.1")] == [["6.0.4.1", "ok", "1", "0", "0"]]
+
+
+FOUND = """<testsuites><testsuite tests="5" failures="1" errors="0" skipped="1">
+<testcase name="test_a_stroke_during_previews_is_the_same_stroke"/>
+<testcase name="test_a_stroke_while_the_result_arrives_is_the_same_stroke"><failure/></testcase>
+<testcase name="test_the_stroke_is_the_same_and_frames_follow_it"><skipped/></testcase>
+<testcase name="test_block"><properties><property name="longest block ms" value="31.5"/></properties></testcase>
+<testcase name="test_other"/></testsuite></testsuites>"""
+
+
+def test_the_table_tells_strokes_and_blocks(tmp_path: Path) -> None:
+    (tmp_path / "r.xml").write_text(FOUND)
+    found = krita_report.found_in(tmp_path / "r.xml")
+    assert found.cells == ("1 of 2", "31.5", "-", "-")
+    assert krita_report.found_in(tmp_path / "none.xml").cells == ("-", "-", "-", "-")
+    head, line = checks.table([checks.Outcome("krita 6.0.4", False, 61.6, 3, 1, 1, tmp_path / "r.xml")])
+    assert line.split() == ["6.0.4", "FAILED", "3", "1", "1", "62", "1", "of", "2", "31.5", "-", "-"]
+    assert head.startswith("Krita") and head.index("same strokes") == line.index("1 of 2")
+
+
+def test_the_names_that_the_table_looks_for_are_in_the_tests() -> None:
+    text = "".join(path.read_text() for path in (ROOT / "tests" / "krita").glob("test_*.py"))
+    assert len(re.findall(rf"def test_\w*(?:{krita_report.STROKES.pattern})\w*\(", text)) >= 3
 
 
 def test_uninstalling_takes_the_kritas_of_the_tests(tmp_path: Path) -> None:
