@@ -14,9 +14,10 @@ from krita_sd.actions.controlling import Controlling
 from krita_sd.actions.core import Core
 from krita_sd.actions.live_around import Around
 from krita_sd.actions.live_report import Report
+from krita_sd.actions.live_showing import Showing
 from krita_sd.actions.part import Part
 from krita_sd.actions.reading import Reading
-from krita_sd.canvas import capture, colour, host, live_show, live_watch, watch
+from krita_sd.canvas import capture, host, live_watch, watch
 from krita_sd.controls import ControlLayer
 from krita_sd.geometry import Bounds
 from krita_sd.guarded import guarded
@@ -24,7 +25,6 @@ from krita_sd.live import machine as m
 from krita_sd.live.desk import LiveReady, LiveWaiting
 from krita_sd.live.develop import develop
 from krita_sd.live.feed import Look, Sent, Suspect, Unchanged, Wish
-from krita_sd.live.fresh import Fresh
 from krita_sd.live.timing import Timeline, Trip
 from krita_sd.live.view import LiveView
 from krita_sd.qt import QtCore, Signal
@@ -39,24 +39,21 @@ POLL_MS = 250
 class Live(Part, QtCore.QObject):
     """`frame_changed` carries the newest picture to dockers (a QImage, or None)."""
 
-    frame_changed = Signal(object)
     _arrived = Signal(object)
 
     def __init__(self, core: Core, controlling: Controlling) -> None:
         QtCore.QObject.__init__(self)
         Part.__init__(self, core)
         self.timeline = Timeline()
-        self.frame: LiveReady | None = None
         self.docker_visible = False
         self._machine = m.Machine(lambda: uuid.uuid4().hex)
         self._report = Report(core, self._machine, self.timeline)
+        self._showing = Showing(core, self.timeline, self._report)
+        self.frame_changed = self._showing.frame_changed
         self._around = Around(core, controlling)
         self._doc: Any = None
         self._mask: Picture | None = None
         self._masked: Bounds | None = None  # of the selection that the mask is of
-        self._show: live_show.LiveShow | None = None
-        self._fresh = Fresh()
-        self._ready: LiveReady | None = None
         self._used: tuple[Any, ...] = ()
         self._reader: Reading | None = None
         self._always = False
@@ -102,8 +99,7 @@ class Live(Part, QtCore.QObject):
         else:
             self._poll.stop()
             self._doc = None
-            self.frame = None
-            self.frame_changed.emit(None)
+            self._showing.clear()
         self._redraw()
 
     @guarded
@@ -114,20 +110,18 @@ class Live(Part, QtCore.QObject):
     @guarded
     def apply(self, into_active: bool = False) -> None:
         """Make the shown frame a layer on top, one undo step; or a part of the active layer, two steps."""
-        frame, aim = self.frame, self._machine.aim
-        if frame is None or aim is None or self._doc is None:
-            raise WireError(Code.BAD_REQUEST, "Live shows no picture yet.", "Wait for one, then apply it.")
-        name = self._layer_name()
-        way = "into" if into_active else "top"
-        problem = live_show.apply(self._doc, aim.bounds, _pixels(frame), name, way, lambda: self.say(""))
-        if problem:
-            raise WireError(Code.BAD_REQUEST, problem)
+        self._showing.apply(self._doc, self._layer_name(), into_active)
 
     @guarded
     def record(self) -> None:
         """Begin to write every shown frame into a folder, or stop."""
         self._report.record()
         self._redraw()
+
+    @property
+    def frame(self) -> LiveReady | None:
+        """What is shown now."""
+        return self._showing.frame
 
     @property
     def view(self) -> LiveView:
@@ -188,16 +182,15 @@ class Live(Part, QtCore.QObject):
             if self._machine.live and self._used != self._way():
                 self._feed(m.Surroundings(None))  # begin anew, in another way
             self.look()
-            self._dress()
+            self._showing.dress()
 
     @guarded
     def _receive(self, event: Any) -> None:
         match event:
             case LiveWaiting():
-                # Always the newest: what was announced before it is gone.
-                self._ready = self.core.link.live.take() or self._ready
-                if self._ready is not None:
-                    self._feed(m.FrameCame(self._ready.live, self._ready.generation))
+                ready = self._showing.take()
+                if ready is not None:
+                    self._feed(m.FrameCame(ready.live, ready.generation))
             case Sent():
                 self._lookout.waiting = self._reader is not None
                 self.timeline.note(event.generation, sent=event.at, tiles=event.tiles, bytes=event.bytes)
@@ -215,10 +208,10 @@ class Live(Part, QtCore.QObject):
         if event.live == self._machine.live:
             self._lookout.waiting = self._reader is not None
             settled = self._reader is None and not watch.pen().pen_down
-            self._fresh.unchanged(event.generation, settled)
+            self._showing.fresh.unchanged(event.generation, settled)
             if not settled and trip is not None:
                 self._lookout.give_event_back(trip.event)
-            self._dress()
+            self._showing.dress()
 
     # What follows ----------------------------------------------------------------------------------------------------
 
@@ -236,18 +229,19 @@ class Live(Part, QtCore.QObject):
                 case m.LookAgain():
                     self._read_all()
                 case m.Show(_, generation):
-                    self._present(generation)
+                    first = self.frame is None
+                    self._showing.present(generation)
+                    if first:
+                        self._redraw()
 
     def _open(self, effect: m.Open) -> None:
         settings, bounds = self.core.settings.live, effect.aim.bounds
         self.core.link.live.open(effect.live, bounds.width, bounds.height, self._machine.wish)
-        whole = bounds == Bounds(0, 0, self._doc.width(), self._doc.height())
-        self._show = live_show.LiveShow(self._doc, bounds, settings.place, self._layer_name(), not whole)
+        self._showing.open(self._doc, effect.aim, self._layer_name())
         # Only then the composite, which is all that can be read in the middle of a stroke, is the input.
         quick = settings.place != "layer" and self.core.settings.source == capture.VISIBLE and not self._around.hidden
         self._used = self._way()
         self._lookout.start(self._doc, bounds, quick)
-        self._fresh.clear()
         self._always = True
         if quick:
             self._read_all()
@@ -264,12 +258,10 @@ class Live(Part, QtCore.QObject):
         if self._reader is not None:
             self._reader.cancel()
             self._reader = None
-        self._mask = self._masked = self._ready = self.frame = None
+        self._mask = self._masked = None
         self._controls = self._drawn_controls = ()
         self.timeline.clear()
-        if self._show is not None:
-            self._show.close()
-            self._show = None
+        self._showing.close()
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -282,7 +274,12 @@ class Live(Part, QtCore.QObject):
             if self._reader is None:
                 self._lookout.look_again()
             return
-        self._feed(m.Wished(Wish(made.recipe, self._mask if masked else None, self._controls)))
+        self._feed(m.Wished(self._wish_of(made)))
+
+    def _wish_of(self, made: plan.Plan) -> Wish:
+        # A layer takes pixels only at its own size.
+        fit = self.core.settings.live.place != "layer"
+        return Wish(made.recipe, self._mask if made.kind == "inpaint" else None, self._controls, fit)
 
     @guarded
     def _settled(self) -> None:
@@ -339,11 +336,11 @@ class Live(Part, QtCore.QObject):
             self._mask = Picture("grey8", *size, mask)
         self._controls = tuple(Picture("bgra8", *size, data) for _, data in controls)
         if made.bounds == aim.bounds and len(self._controls) == len(made.recipe.controls):
-            self._feed(m.Wished(Wish(made.recipe, self._mask if made.kind == "inpaint" else None, self._controls)))
+            self._feed(m.Wished(self._wish_of(made)))
         generation = self._machine.number()
         now = time.monotonic()
         self.timeline.begin(Trip(generation, self._lookout.take_event(), began, now))
-        self._fresh.read(generation, Bounds(0, 0, 0, 0))
+        self._showing.fresh.read(generation, Bounds(0, 0, 0, 0))
         patch = (Bounds(0, 0, *size), picture)
         always, self._always = self._always, False
         self.core.link.live.look(Look(live, generation, (patch,), always=always))
@@ -361,48 +358,19 @@ class Live(Part, QtCore.QObject):
             return
         generation = self._machine.number()
         self.timeline.begin(Trip(generation, glimpse.event, glimpse.began, glimpse.ended))
-        self._fresh.read(generation, glimpse.near)
+        self._showing.fresh.read(generation, glimpse.near)
         self._lookout.waiting = True
         self.core.link.live.look(Look(self._machine.live, generation, glimpse.patches, glimpse.rows))
 
     @guarded
     def _pen_moved(self, box: Bounds) -> None:
-        self._fresh.painted(box)
-        self._dress()
+        self._showing.fresh.painted(box)
+        self._showing.dress()
 
     @guarded
     def _strokes(self, box: Bounds) -> None:
         if self._around.painted(box):
             self.look()
-
-    # Showing ---------------------------------------------------------------------------------------------------------
-
-    def _present(self, generation: int) -> None:
-        ready = self._ready
-        if ready is None or self._show is None:
-            return
-        first = self.frame is None
-        self.frame = ready
-        model = sum(seconds for name, seconds in ready.parts.items() if name not in ("queued", "total"))
-        self.timeline.note(generation, arrived=ready.arrived, queue=ready.parts.get("queued", 0.0), model=model)
-        self._fresh.shown(generation)
-        self._dress()
-        self._show.show(ready.image, _pixels(ready), functools.partial(self._painted, generation))
-        self._report.shown(ready.image)
-        self.frame_changed.emit(ready.image)
-        if first:
-            self._redraw()
-
-    def _painted(self, generation: int) -> None:
-        self.timeline.end(generation, time.monotonic())
-
-    def _dress(self) -> None:
-        """Opacity, and where the painter's fresh strokes are seen through the picture."""
-        aim, settings = self._machine.aim, self.core.settings.live
-        if self._show is None or aim is None:
-            return
-        thin = self._fresh.box if settings.see_through else Bounds(0, 0, 0, 0)
-        self._show.set_look(settings.opacity, Bounds(aim.bounds.x + thin.x, aim.bounds.y + thin.y, *thin.extent))
 
     def _layer_name(self) -> str:
         made = self._around.plan
@@ -410,8 +378,3 @@ class Live(Part, QtCore.QObject):
 
     def _redraw(self) -> None:
         self._report.draw(self.frame is not None)
-
-
-def _pixels(ready: LiveReady) -> bytes:
-    """bgra8 of a frame; a distant server sends it encoded."""
-    return ready.picture.data if ready.picture.format == "bgra8" else colour.image_bytes(ready.image)

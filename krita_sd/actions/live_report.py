@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from krita_sd.actions.core import Core
+from krita_sd.live.desk import LiveReady
+from krita_sd.live.develop import whole_image
 from krita_sd.live.machine import Machine, Phase
 from krita_sd.live.record import Recorder, default_folder
 from krita_sd.live.timing import Timeline
@@ -42,10 +43,10 @@ class Report:
         # The disk may be slow: not in the GUI thread.
         self._core.link.run(recorder.close)
 
-    def shown(self, image: Any) -> None:
+    def shown(self, frame: LiveReady) -> None:
         """A frame is shown."""
         if self._recorder is not None:
-            self._recorder.add(image)
+            self._recorder.add(lambda: whole_image(frame.picture, frame.extent, frame.box))
 
     def close(self) -> None:
         """Krita quits."""

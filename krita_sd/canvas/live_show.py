@@ -28,11 +28,12 @@ class LiveShow:
         if outline:
             self._overlay.show_outline(bounds)
 
-    def show(self, image: Any, data: bytes, painted: Callable[[], None]) -> None:
-        """Show a frame of the rectangle's size: QImage and the same as bgra8. `painted`: it is on the screen, or, as a
-        layer or beside the canvas, on its way there."""
+    def show(self, image: Any, data: bytes, box: Bounds, painted: Callable[[], None]) -> None:
+        """Show a frame: QImage and the same as bgra8, stretched over `box` of the rectangle; for a layer it has the
+        rectangle's size. `painted`: it is on the screen, or, as a layer or beside the canvas, on its way there."""
         if self._where in ("canvas", "both"):
-            self._overlay.show_image(image, self._bounds, painted)
+            part = Bounds(self._bounds.x + box.x, self._bounds.y + box.y, *box.extent)
+            self._overlay.show_image(image, self._bounds, painted, part)
             return
         if self._placement is not None:
             self._placement.show_preview(data, self._bounds.width, self._bounds.height)

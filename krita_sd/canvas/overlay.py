@@ -52,6 +52,7 @@ class _Sheet(QtWidgets.QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.transform = QtGui.QTransform()
         self.bounds = Bounds(0, 0, 0, 0)
+        self.part = self.bounds
         self.image: Any = None
         self.outline = False
         self.opacity = 1.0
@@ -68,12 +69,19 @@ class _Sheet(QtWidgets.QWidget):
             self.setGeometry(box)
             self.update()
 
+    def update_boxes(self, *boxes: Bounds) -> None:
+        """These rectangles (document pixels) look different now."""
+        for box in boxes:
+            if not box.is_empty:
+                area = QtCore.QRectF(box.x, box.y, box.width, box.height)
+                self.update(self.transform.mapRect(area).toAlignedRect().adjusted(-2, -2, 2, 2))
+
     def paintEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
         painter = QtGui.QPainter(self)
         painter.setTransform(self.transform)
         area = QtCore.QRectF(self.bounds.x, self.bounds.y, self.bounds.width, self.bounds.height)
         if self.image is not None:
-            self._draw(painter, area)
+            self._draw(painter)
         if self.outline:
             for colour_name, style in (("black", Qt.PenStyle.SolidLine), ("white", Qt.PenStyle.DashLine)):
                 pen = QtGui.QPen(QtGui.QColor(colour_name), 1.5, style)
@@ -84,8 +92,12 @@ class _Sheet(QtWidgets.QWidget):
         if self.painted is not None:
             self.painted()
 
-    def _draw(self, painter: Any, area: Any) -> None:
-        whole, thin = self.bounds, self.thin.intersect(self.bounds)
+    def _draw(self, painter: Any) -> None:
+        part = self.part if not self.part.is_empty else self.bounds
+        whole, thin = part, self.thin.intersect(part)
+        area = QtCore.QRectF(part.x, part.y, part.width, part.height)
+        if self.image.width() < part.width or self.image.height() < part.height:
+            painter.setRenderHint(QtGui.QPainter.RenderHint.SmoothPixmapTransform)
         for box, opacity in ((thin, self.opacity * THIN), (whole, self.opacity)):
             region = QtGui.QRegion(*box) - (QtGui.QRegion(*thin) if box is whole else QtGui.QRegion())
             if not region.isEmpty() and opacity > 0:
@@ -106,6 +118,7 @@ class Overlay:
         self._bounds: Bounds | None = None
         self._picture = b""
         self._image: Any = None
+        self._part = Bounds(0, 0, 0, 0)
         self._outline = False
         self._opacity = 1.0
         self._thin = Bounds(0, 0, 0, 0)
@@ -123,22 +136,32 @@ class Overlay:
                 self._sheet.update()
         self._show(bounds)
 
-    def show_image(self, image: Any, bounds: Bounds, painted: Callable[[], None] | None = None) -> None:
-        """Show a QImage stretched over `bounds`. `painted` is called once it is on the screen."""
-        self._image, self._painted = image, painted
+    def show_image(
+        self, image: Any, bounds: Bounds, painted: Callable[[], None] | None = None, part: Bounds | None = None
+    ) -> None:
+        """Show a QImage stretched over `part` of `bounds`, all of it when None. `painted` is called once it is on the
+        screen."""
+        self._image, self._painted, self._part = image, painted, part or bounds
         if self._sheet is not None:
             self._dress(self._sheet)
         self._show(bounds)
 
     def set_look(self, opacity: float, thin: Bounds, outline: bool) -> None:
         """opacity 0..1; less of it inside `thin` (document pixels); `outline`: draw the edge of the picture too."""
-        if (opacity, thin, outline) != (self._opacity, self._thin, self._outline):
+        if (opacity, outline) != (self._opacity, self._outline):
             self._opacity, self._thin, self._outline = opacity, thin, outline
             if self._sheet is not None:
                 self._dress(self._sheet)
+        elif thin != self._thin:
+            before, self._thin = self._thin, thin
+            if self._sheet is not None:
+                # With every move of the pen: only where it looks different now, for all below is painted again too.
+                self._sheet.thin = thin
+                self._sheet.update_boxes(before, thin)
 
     def _dress(self, sheet: _Sheet) -> None:
         sheet.image, sheet.outline, sheet.opacity, sheet.thin = self._image, self._outline, self._opacity, self._thin
+        sheet.part = self._part
         sheet.painted = self._was_painted
         sheet.update()
 

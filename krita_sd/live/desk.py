@@ -9,17 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from krita_sd.geometry import Bounds, Extent
 from krita_sd.live.feed import Core, Feed, Look, Wish
 from krita_sd.live.machine import Said, Wanted
 from krita_sd.wire import client
 from krita_sd.wire.frames import Picture
+from krita_sd.wire.live import place_of
 
 
 @dataclass(frozen=True)
 class LiveReady:
     """A frame. image: what `develop` made of it. arrived: seconds of the monotonic clock.
 
-    parts: what the server says of its own time, in seconds, by station.
+    parts: what the server says of its own time, in seconds, by station. extent: of the region. box: the part of the
+    region that the picture fills, stretched where it has fewer pixels.
     """
 
     live: str
@@ -28,6 +31,8 @@ class LiveReady:
     image: Any
     arrived: float
     parts: dict[str, float]
+    extent: Extent
+    box: Bounds
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Desk:
     def __init__(self, core: Core, run: Callable[[Callable[[], Any]], None]) -> None:
         self._run = run
         self._emit: Callable[[Any], None] = lambda _event: None
-        self._develop: Callable[[Picture], Any] = lambda picture: picture
+        self._develop: Callable[[Picture, bool], Any] = lambda picture, _opaque: picture
         self._prepare: Callable[[Picture, str], Picture] = lambda picture, _type: picture
         self._feed = Feed(core, lambda event: self._emit(event), prepare=lambda *given: self._prepare(*given))
         self._lock = threading.Lock()
@@ -55,10 +60,11 @@ class Desk:
     def listen(
         self,
         emit: Callable[[Any], None],
-        develop: Callable[[Picture], Any],
+        develop: Callable[[Picture, bool], Any],
         prepare: Callable[[Picture, str], Picture],
     ) -> None:
-        """All are called in the link's thread: for every event, every frame and every control layer (with its type)."""
+        """All are called in the link's thread: for every event, every frame (and whether it is opaque) and every
+        control layer (with its type)."""
         self._emit, self._develop, self._prepare = emit, develop, prepare
 
     def open(self, live: str, width: int, height: int, wish: Wish) -> None:
@@ -102,10 +108,15 @@ class Desk:
 
     def _frame(self, event: client.LiveFrame) -> None:
         arrived = time.monotonic()
+        extent = self._feed.extent(event.live)
+        if extent is None:
+            return  # of a session that has ended
         said = event.header.get("ms")
         said = said if isinstance(said, dict) else {}
         parts = {str(key): value / 1000 for key, value in said.items() if isinstance(value, (int, float))}
-        image = self._develop(event.picture)
+        box = place_of(event.header, *extent)
+        image = self._develop(event.picture, event.header.get("opaque") is True)
+        place = Bounds(*box) if box is not None else Bounds.of(extent)
         with self._lock:
-            self._ready = LiveReady(event.live, event.generation, event.picture, image, arrived, parts)
+            self._ready = LiveReady(event.live, event.generation, event.picture, image, arrived, parts, extent, place)
         self._emit(LiveWaiting(event.live, event.generation))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from krita_sd.geometry import Bounds
+from krita_sd.geometry import Bounds, Extent
 from krita_sd.live.tiles import Mirror
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.live import Live
@@ -32,12 +32,14 @@ class Core(Protocol):
 class Wish:
     """What is asked for: `recipe` without the hashes of its pictures. `mask`: grey8 of the region, or None.
 
-    controls: one bgra8 picture per entry of `recipe.controls`, whose `image` is filled in here.
+    controls: one bgra8 picture per entry of `recipe.controls`, whose `image` is filled in here. fit: a frame may be
+    smaller than the region, or a part of it.
     """
 
     recipe: Recipe
     mask: Picture | None = None
     controls: tuple[Picture, ...] = ()
+    fit: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,11 @@ class Feed:
         self.close(self._live)
         self._live, self._open = live, _Open(Mirror(width, height), wish)
 
+    def extent(self, live: str) -> Extent | None:
+        """Of the region of that session; None when it is not open."""
+        here = self._open
+        return Extent(here.mirror.width, here.mirror.height) if here is not None and live == self._live else None
+
     def close(self, live: str) -> None:
         """The session ends; late looks of it are ignored."""
         if live and live == self._live:
@@ -169,7 +176,7 @@ class Feed:
         changed = here.mirror.box_of(here.mirror.dirty)
         tiles = here.mirror.take()
         # The core numbers the versions of the canvas itself.
-        request = Live(self._live, generation, 0, here.request)
+        request = Live(self._live, generation, 0, here.request, here.wish.fit)
         self._core.live(request, here.pictures, here.mirror.width, here.mirror.height, tiles)
         size = sum(map(len, tiles.values()))
         self._emit(Sent(self._live, generation, changed, len(tiles), size, self._clock()))

@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,10 @@ class Recorder:
         self._thread = threading.Thread(target=self._write, name="krita-sd-record", daemon=True)
         self._thread.start()
 
-    def add(self, image: Any) -> None:
-        """Take a QImage that nobody changes any more; returns at once."""
+    def add(self, draw: Callable[[], Any]) -> None:
+        """Take a frame, which `draw` makes into a QImage in the recording's thread; returns at once."""
         try:
-            self._queue.put_nowait(image)
+            self._queue.put_nowait(draw)
         except queue.Full:
             self.left_out += 1
 
@@ -52,14 +53,14 @@ class Recorder:
         self._thread.join(timeout)
 
     def _write(self) -> None:
-        while (image := self._queue.get()) is not None:
+        while (draw := self._queue.get()) is not None:
             if self.problem:
                 continue
             path = self.folder / f"frame {self.written + 1:05d}.png"
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # 100 is the fastest compression, still lossless.
-                if not image.save(str(path), "PNG", 100):
+                if not draw().save(str(path), "PNG", 100):
                     raise OSError("the file could not be written")
                 self.written += 1
             except OSError as error:

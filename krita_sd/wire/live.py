@@ -4,7 +4,8 @@
     client                                          server
     frames of role "canvas" (a `Patch`)             canvas NAME goes from version `base` to `version`
     live {live, generation, canvas, recipe}         a mailbox of one: overwrites a request that has not begun
-                                                    frames of role "live": the picture (live, generation)
+                                                    frames of role "live": a picture (live, generation),
+                                                    the `box` of the canvas that it fills, whether it is `opaque`
                                                     live_state {live, generation, state, ...}
     live_stop {live}
 
@@ -37,13 +38,17 @@ _TILE_BYTES = TILE * TILE * 4
 @dataclass(frozen=True)
 class Live(Message):
     """Make a picture of canvas `canvas` (the version that a patch brought) by `recipe`, whose `image` is absent: the
-    canvas stands for it. `generation` increases with every request of this `live`; a newer one overwrites an older."""
+    canvas stands for it. `generation` increases with every request of this `live`; a newer one overwrites an older.
+
+    fit: the frame may have fewer pixels than the canvas, or be a part of it; `place_of` its header says where.
+    """
 
     type = "live"
     live: str
     generation: int
     canvas: int
     recipe: Recipe
+    fit: bool = False
 
     @classmethod
     def read(cls, read: Fields) -> Live:
@@ -54,6 +59,7 @@ class Live(Message):
                 read.integer("generation", 0, _MAX_VERSION),
                 read.integer("canvas", 1, _MAX_VERSION),
                 Recipe.from_json(read.object("recipe"), live=True),
+                read.flag("fit", False),
             )
         except WireError as error:
             error.job = live
@@ -132,6 +138,19 @@ class Patch:
             raise bad_request("A canvas patch does not fit its canvas.")
         cut = {index: strip.data[at * _TILE_BYTES : (at + 1) * _TILE_BYTES] for at, index in enumerate(order)}
         return cls(read.identifier("live", MAX_NAME), base, version, width, height, cut)
+
+
+def place_of(header: Mapping[str, Any], width: int, height: int) -> tuple[int, int, int, int] | None:
+    """x, y, width and height on a canvas of that extent that a frame with this header fills; None: all of it.
+
+    A frame that does not say, or says something impossible, fills the canvas.
+    """
+    box = header.get("box")
+    if not isinstance(box, list) or len(box) != 4 or not all(type(number) is int for number in box):
+        return None
+    x, y, wide, high = box
+    inside = x >= 0 and y >= 0 and wide > 0 and high > 0 and x + wide <= width and y + high <= height
+    return (x, y, wide, high) if inside and (wide, high) != (width, height) else None
 
 
 def columns(side: int) -> int:

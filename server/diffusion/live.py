@@ -18,15 +18,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from krita_sd.geometry import Bounds
+from krita_sd.geometry import Bounds, Extent
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion.checks import nan_output
 from server.diffusion.features.masks import MaskedChange, cell_sums
 from server.diffusion.few_step import FewStep, few_step_name
-from server.diffusion.live_canvas import DeviceCanvas, content_of, resized, write
+from server.diffusion.live_canvas import DeviceCanvas, content_of, resized
 from server.diffusion.live_format import live_autoencoder
 from server.diffusion.live_graph import CopyBack, Steps
-from server.diffusion.live_window import Window, edit_window, feather, selection_window, whole_window
+from server.diffusion.live_shown import Part, Shown
+from server.diffusion.live_window import Window, edit_window, selection_window, whole_window
 from server.diffusion.model import Condition, LoadedModel, Recent, bytes_to_device, draw_noise
 from server.diffusion.schedules import is_flow
 from server.diffusion.task import Pixels, Task
@@ -61,9 +62,13 @@ class Wish:
 
 @dataclass(frozen=True)
 class LiveFrame:
-    """bgra8 bytes of the canvas's extent (transparent outside of the selection), steps run, milliseconds by part."""
+    """bgra8 bytes of `extent` that fill `box` of the canvas (transparent outside of the selection), steps run,
+    milliseconds by part. opaque: nothing is transparent."""
 
     data: bytes
+    extent: Extent
+    box: Bounds
+    opaque: bool
     steps: int
     ms: dict[str, float]
 
@@ -93,9 +98,8 @@ class LiveSession:
         self._noise: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(_KEPT)
         self._steps: Recent[Steps] = Recent(_KEPT)
         self._masks: Recent[torch.Tensor] = Recent(_KEPT)
-        self._composites: Recent[torch.Tensor] = Recent(_KEPT)
         self._latents: tuple[object, torch.Tensor] | None = None
-        self._frame: torch.Tensor | None = None
+        self._shown = Shown(model.device)
         self._made: object = None
         self._changed: set[int] = set()
         self._running: Steps | None = None
@@ -129,14 +133,19 @@ class LiveSession:
     # Frames ------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def render(self, wish: Wish, canvas: DeviceCanvas, superseded: Superseded = lambda done: False) -> LiveFrame | None:
-        """The next frame, or None when `superseded` gave it up. Raises WireError(nan_output, bad_request)."""
+    def render(
+        self, wish: Wish, canvas: DeviceCanvas, superseded: Superseded = lambda done: False, fit: bool = False
+    ) -> LiveFrame | None:
+        """The next frame, or None when `superseded` gave it up. Raises WireError(nan_output, bad_request).
+
+        fit: it may be smaller than the canvas, or a part of it; otherwise it has the canvas's extent.
+        """
         clock = _Clock()
         self._changed |= canvas.changed
         canvas.changed.clear()
         self._prepare_weights(wish.task)
         if wish.task.start_step >= wish.task.total_steps:
-            return self._as_it_is(wish, canvas, clock)
+            return self._as_it_is(wish, canvas, clock, fit)
         condition = self._condition(wish.task)
         window = self._window(wish, canvas)
         clock("prepare")
@@ -149,27 +158,25 @@ class LiveSession:
         clock("sample")
         decoded = self._decode(latents)
         clock("decode")
-        frame = self._write(wish, canvas, window, decoded)
-        data, good = self._copy_back(frame, torch.isfinite(decoded).all())
+        part = self._put(wish, canvas, window, decoded, fit)
+        data, good = self._copy_back(part.pixels, torch.isfinite(decoded).all())
         clock("pack")
         if not good:
-            self._frame = None
+            self._shown.clear()
             raise nan_output("drawing")
         self._changed.clear()
         self._made = self._key(wish, canvas)
         self.counts["frames"] += 1
-        return LiveFrame(data, table.steps, clock.ms)
+        return _frame(data, part, table.steps, clock)
 
-    def _as_it_is(self, wish: Wish, canvas: DeviceCanvas, clock: _Clock) -> LiveFrame:
+    def _as_it_is(self, wish: Wish, canvas: DeviceCanvas, clock: _Clock, fit: bool) -> LiveFrame:
         """Strength 0: the canvas itself; a trip through the autoencoder would change it."""
-        frame = canvas.pixels.clone()
-        if wish.selection is not None:
-            frame[..., 3] = bytes_to_device(wish.selection.composite, frame.device)
-        data, _ = self._copy_back(frame, torch.ones((), dtype=torch.bool, device=frame.device))
-        self._frame = None
+        chosen = wish.selection
+        part = self._shown.as_it_is(canvas.pixels, fit, chosen, chosen.composite if chosen is not None else None)
+        data, _ = self._copy_back(part.pixels, torch.ones((), dtype=torch.bool, device=part.pixels.device))
         clock("pack")
         self.counts["frames"] += 1
-        return LiveFrame(data, 0, clock.ms)
+        return _frame(data, part, 0, clock)
 
     def _key(self, wish: Wish, canvas: DeviceCanvas) -> object:
         """What the last picture must have in common with the next for a window of it to be replaced."""
@@ -181,7 +188,7 @@ class LiveSession:
             return self._model.condition(task)
 
         pair = task.guidance > 1.0
-        key = (task.prompt, task.negative if pair else "", pair, task.clip_skip, task.loras)
+        key = (task.prompt, task.negative if pair else "", pair, task.clip_skip, task.loras, task.inversions)
         return self._conditions.get(key, compute)
 
     def _table(self, task: Task) -> FewStep:
@@ -198,7 +205,7 @@ class LiveSession:
         if wish.selection is not None:
             chosen = wish.selection
             return selection_window(chosen.box, canvas.extent, native, chosen.feather, chosen.grow)
-        if self._frame is not None and self._made == self._key(wish, canvas):
+        if self._shown.exists and self._made == self._key(wish, canvas):
             found = edit_window(canvas.box_of(self._changed), canvas.extent, native, wish.strength)
             if found is not None:
                 return found
@@ -300,20 +307,16 @@ class LiveSession:
 
         return self._masks.get((selection, window), compute)
 
-    def _write(self, wish: Wish, canvas: DeviceCanvas, window: Window, decoded: torch.Tensor) -> torch.Tensor:
-        width, height = canvas.extent
-        if self._frame is None or self._frame.shape[:2] != (height, width):
-            self._frame = torch.zeros(height, width, 4, dtype=torch.uint8, device=decoded.device)
-        frame = self._frame
-        blend = None if window.whole else feather(window.source, canvas.extent, decoded.device)
-        write(frame, window.source, decoded, window.plan, blend)
-        if wish.selection is None:
-            frame[..., 3] = 255
-        else:
-            chosen = wish.selection
-            shown = self._composites.get(chosen, lambda: bytes_to_device(chosen.composite, decoded.device))
-            frame[..., 3] = shown
-        return frame
+    def _put(self, wish: Wish, canvas: DeviceCanvas, window: Window, decoded: torch.Tensor, fit: bool) -> Part:
+        chosen = wish.selection
+        if chosen is None:
+            return self._shown.put(canvas.extent, window, decoded, fit)
+        return self._shown.put_selected(canvas.extent, window, decoded, fit, chosen, chosen.composite)
+
+
+def _frame(data: bytes, part: Part, steps: int, clock: _Clock) -> LiveFrame:
+    height, width = part.pixels.shape[:2]
+    return LiveFrame(data, Extent(width, height), part.box, part.opaque, steps, clock.ms)
 
 
 class _Clock:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The painter's canvas as a uint8 tensor on the device: patched by tiles, read as model input, written as a frame."""
+"""The canvas as a uint8 tensor on the device, patched by tiles and read as model input; what is painted as bytes."""
 
 from __future__ import annotations
 
@@ -106,20 +106,22 @@ def resized(picture: torch.Tensor, size: Extent) -> torch.Tensor:
     return out if out.dtype == torch.uint8 else out.round().clamp(0.0, 255.0).to(torch.uint8)
 
 
-def write(
-    frame: torch.Tensor, box: Bounds, decoded: torch.Tensor, plan: RenderPlan, blend: torch.Tensor | None
-) -> None:
-    """Put decoded pixels float (1, 3, h, w), -1..1, into the colours of `frame` uint8 (height, width, 4) BGRA at `box`.
-
-    blend: how much of them shows, float32 (box height, box width, 1); None: all.
-    """
+def painted(decoded: torch.Tensor, plan: RenderPlan) -> torch.Tensor:
+    """What a render shows as bytes: uint8 (1, 3, h, w) BGR, channels last, of decoded pixels float, -1..1."""
     content = content_of(plan)
     unit = decoded[:, :, : content.height, : content.width].to(torch.float32)
     pixels = (unit * 127.5 + 127.5).round().clamp(0.0, 255.0).to(torch.uint8).flip(1)
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
-    pixels = resized(pixels, box.extent)[0].permute(1, 2, 0)
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def paste(frame: torch.Tensor, box: Bounds, pixels: torch.Tensor, blend: torch.Tensor | None) -> None:
+    """Put `painted` pixels into the colours of `frame` uint8 (height, width, 4) BGRA at `box`, at its size.
+
+    blend: how much of them shows, float32 (box height, box width, 1); None: all.
+    """
+    fitting = resized(pixels, box.extent)[0].permute(1, 2, 0)
     place = frame[box.y : box.bottom, box.x : box.right, :3]
     if blend is not None:
         before = place.to(torch.float32)
-        pixels = (before + (pixels.to(torch.float32) - before) * blend).round().to(torch.uint8)
-    place.copy_(pixels)
+        fitting = (before + (fitting.to(torch.float32) - before) * blend).round().to(torch.uint8)
+    place.copy_(fitting)

@@ -36,6 +36,9 @@ PAUSED = "Waiting for the picture that is being made."
 
 Reply = Callable[[Message], None]
 
+_SAID = ("generation", "box", "opaque", "steps", "ms", "counts")
+"""What the client is told of a frame beside its pixels."""
+
 
 @dataclass(eq=False)
 class _Live:
@@ -173,8 +176,8 @@ class LiveFront:
                     continue  # a newer one came while files were looked up, or the canvas is gone
                 live.generation = message.generation
                 self.forwarded += 1
-                order = {"do": "live", "live": live.number, "generation": message.generation, **body}
-                self._pool.live(order)
+                order = {"do": "live", "live": live.number, "generation": message.generation, "fit": message.fit}
+                self._pool.live({**order, **body})
                 self._say_paused(live)
         except WireError as error:
             error.job = live.id
@@ -231,7 +234,7 @@ class LiveFront:
         live.deaths = 0
         live.paused = False
         picture = Picture(data["format"], data["width"], data["height"], event.payload)
-        header = {"live": live.id, **{key: data[key] for key in ("generation", "steps", "ms", "counts")}}
+        header = {"live": live.id, **{key: data[key] for key in _SAID}}
         live.session.set_live(live.id, Preview(picture, header, lambda: None))
 
     def _worker_died(self) -> None:

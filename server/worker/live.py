@@ -26,7 +26,7 @@ from krita_sd.wire.values import or_default
 
 from . import masks, pixels
 from .models import ModelCache
-from .prepare import loras_of
+from .prepare import inversions_of, loras_of
 
 if TYPE_CHECKING:
     from server.diffusion.live import LiveSession, Wish
@@ -185,17 +185,17 @@ class LiveDesk:
         def superseded(done: float) -> bool:
             return room.stopped or (room.request is not None and done < 0.5 and not room.patient)
 
-        frame = session.render(wish, room.canvas, superseded)
+        frame = session.render(wish, room.canvas, superseded, bool(order.get("fit")))
         room.patient = frame is None
         if frame is None or room.stopped:
             return
         ms = {"queued": (started - request.came) * 1e3, "patch": (patched - started) * 1e3, **frame.ms}
         ms["total"] = (time.monotonic() - request.came) * 1e3
-        width, height = room.canvas.extent
-        described = Picture("bgra8", width, height, frame.data).describe()
+        described = Picture("bgra8", frame.extent.width, frame.extent.height, frame.data).describe()
         counts = {"sessions": self.sessions, **session.counts}
         rounded = {name: round(value, 2) for name, value in ms.items()}
         data = {"live": room.number, "generation": order["generation"], "ms": rounded, "counts": counts}
+        data |= {"box": list(frame.box), "opaque": frame.opaque}
         emit("live", frame.data, **data, steps=frame.steps, **described)
 
     @staticmethod
@@ -254,6 +254,7 @@ def make_wish(
         width=canvas.width,
         height=canvas.height,
         loras=loras,
+        inversions=inversions_of(order["model"]),
         clip_skip=int(or_default(recipe.clip_skip, 0)),
     )
     selection = _selection(recipe, pictures, canvas) if recipe.kind == "inpaint" else None

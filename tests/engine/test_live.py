@@ -16,7 +16,7 @@ from krita_sd.wire.live import TILE
 from server.diffusion import Task, generate
 from server.diffusion.few_step import FewStep
 from server.diffusion.live import LiveSession, Selection, Wish
-from server.diffusion.live_canvas import DeviceCanvas, write
+from server.diffusion.live_canvas import DeviceCanvas, painted, paste, resized
 from server.diffusion.live_format import fastest
 from server.diffusion.live_graph import Steps
 from server.diffusion.live_window import MARGIN, edit_window, feather, whole_window
@@ -97,7 +97,7 @@ def test_reading_and_writing_are_each_others_inverse() -> None:
     window = whole_window(canvas.extent, NativeRange(64, 256, 4096, 65536, 8))
     assert window.plan.extent == (104, 72)
     frame = torch.zeros(70, 100, 4, dtype=torch.uint8)
-    write(frame, window.source, canvas.read(window.source, window.plan), window.plan, None)
+    paste(frame, window.source, painted(canvas.read(window.source, window.plan), window.plan), None)
     assert torch.equal(frame[..., :3], canvas.pixels[..., :3])
 
 
@@ -200,6 +200,42 @@ def test_a_selection_is_composited_and_its_outside_is_transparent(session: LiveS
     frame = session.render(replace(wish_of(), selection=chosen), canvas_of(128, 128))
     assert frame is not None
     assert np.array_equal(np.frombuffer(frame.data, np.uint8).reshape(128, 128, 4)[..., 3], mask)
+
+
+def test_a_picture_smaller_than_the_canvas_is_sent_at_its_own_size(model_of: Loaded) -> None:
+    """Enlarged where it is shown it is what would have been sent otherwise; a window is sent at the canvas's size."""
+    session, other = (LiveSession(model_of("sd1", tiny_decoder=True)) for _ in range(2))
+    before = session._model.native
+    try:
+        session._model.native = NativeRange(128, 128, 128 * 128, 128 * 128, 8)
+        canvas, wish = canvas_of(256, 256), wish_of(0.3)
+        small, full = session.render(wish, canvas, fit=True), other.render(wish, canvas_of(256, 256))
+        assert small is not None and full is not None
+        assert (small.extent, small.box, small.opaque) == (Extent(128, 128), Bounds(0, 0, 256, 256), True)
+        assert full.extent == (256, 256) and len(small.data) * 4 == len(full.data)
+        sent = torch.frombuffer(bytearray(small.data), dtype=torch.uint8).reshape(1, 128, 128, 4).permute(0, 3, 1, 2)
+        assert resized(sent, Extent(256, 256))[0].permute(1, 2, 0).numpy().tobytes() == full.data
+        canvas.patch({0: bytes([0, 0, 0, 255]) * 4096})
+        window = session.render(wish, canvas, fit=True)
+        assert window is not None and window.extent == (256, 256)
+        one, two = (np.frombuffer(frame.data, np.uint8).reshape(256, 256, 4) for frame in (full, window))
+        changed = (one != two).any(axis=2)
+        assert changed[:64, :64].any() and not changed[128:].any() and not changed[:, 128:].any()
+    finally:
+        session._model.native = before
+
+
+def test_of_a_selection_only_its_rectangle_is_sent(session: LiveSession) -> None:
+    mask = np.zeros((128, 128), np.uint8)
+    mask[40:80, 30:90] = 255
+    mask[40, 30] = 7
+    chosen = Selection("one", Bounds(30, 40, 60, 40), 0, 0, mask, mask)
+    wish, canvas = replace(wish_of(), selection=chosen), canvas_of(128, 128)
+    part, full = session.render(wish, canvas, fit=True), session.render(wish, canvas)
+    assert part is not None and full is not None
+    assert part.box == (30, 40, 60, 40) and part.extent == part.box.extent and not part.opaque
+    everything = np.frombuffer(full.data, np.uint8).reshape(128, 128, 4)
+    assert everything[40:80, 30:90].tobytes() == part.data and everything[40, 30, 3] == 7
 
 
 def test_parking_puts_the_model_back(session: LiveSession, model_of: Loaded) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How far Live is behind the pen, in the real Krita with the real server: measured and printed, not judged.
 
-    python -m tests.krita.measure_live [--side 1024] [--strokes 3] [--region canvas] [--mirror]
+    python -m tests.krita.measure_live [--side 1024] [--strokes 3] [--region canvas] [--mirror [--shrink 4]]
 
 A scripted pen paints at 60 Hz. For every pen event: the time until pixels of a frame that contains it were painted over
 the canvas. `--mirror` measures against a server in this process that only inverts the canvas: what is left then is the
@@ -32,8 +32,9 @@ def main() -> None:
     asked.add_argument("--strokes", type=int, default=3)
     asked.add_argument("--region", default="canvas", choices=("canvas", "strokes", "automatic"))
     asked.add_argument("--mirror", action="store_true", help="a server that only inverts")
+    asked.add_argument("--shrink", type=int, default=4, help="its pictures have so many times fewer pixels on a side")
     given = asked.parse_args()
-    peer = Peer() if given.mirror else None
+    peer = Peer(given.shrink) if given.mirror else None
     try:
         with Session(install_plugin_alone if peer else install_plugin) as session:
             report = measure(session, given, peer)

@@ -62,6 +62,19 @@ def inside() -> dict[str, Any]:
     picture.show_image(image)
     drawn = picture.grab().toImage()
     out["picture"] = [drawn.pixelColor(x, 50).green() < 20 for x in (10, 100, 190)]
+    from krita_sd.geometry import Bounds, Extent
+    from krita_sd.live.develop import develop, whole
+    from krita_sd.wire.frames import Picture
+
+    raw = bytes([1, 2, 3, 255, 4, 5, 6, 255])
+    small = Picture("bgra8", 2, 1, raw)
+    opaque, copied = develop(small, True), develop(small, False)
+    out["developed"] = [f"{made.pixel(1, 0):x}" for made in (opaque, copied)]
+    out["shares"] = bytes(opaque.constBits().asstring(8)) == raw
+    placed = whole(small, Extent(4, 3), Bounds(1, 1, 2, 1))
+    out["placed"] = [placed.width, placed.height, placed.data == bytes(20) + raw + bytes(20)]
+    enlarged = whole(small, Extent(4, 2), Bounds(0, 0, 4, 2))
+    out["enlarged"] = [enlarged.width, enlarged.height, list(enlarged.data[:4]), list(enlarged.data[-4:])]
     picture.show_image(None)
     out["empty"] = picture.has_picture
     return out
@@ -108,3 +121,10 @@ def test_names_and_plain_text(seen: dict[str, Any]) -> None:
 
 def test_the_docker_keeps_the_proportions_of_its_picture(seen: dict[str, Any]) -> None:
     assert seen["picture"] == [False, True, False] and seen["empty"] is False
+
+
+def test_a_frame_becomes_an_image_and_a_picture_of_the_whole_region(seen: dict[str, Any]) -> None:
+    """What is opaque is drawn from the bytes that came; what is smaller is enlarged, a part is put in its place."""
+    assert seen["developed"] == ["ff060504", "ff060504"] and seen["shares"]
+    assert seen["placed"] == [4, 3, True]
+    assert seen["enlarged"] == [4, 2, [1, 2, 3, 255], [4, 5, 6, 255]]

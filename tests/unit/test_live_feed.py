@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from krita_sd.geometry import Bounds
+from krita_sd.live.desk import Desk, LiveReady
 from krita_sd.live.feed import Feed, Look, Sent, Suspect, Unchanged, Wish
+from krita_sd.wire.client import LiveFrame
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.live import TILE, Live
 from krita_sd.wire.recipe import Control, Recipe
@@ -132,3 +135,28 @@ def test_a_selection_without_its_pixels_is_not_asked_for(core: Core, told: list[
     assert core.asked == [] and told == [Unchanged("a", 1)]
     feed.ask("a", 2, Wish(recipe, Picture("grey8", SIDE, SIDE, bytes(SIDE * SIDE))))
     assert [(request.generation, len(tiles)) for request, _, tiles in core.asked] == [(2, 16)]
+
+
+def test_a_frame_arrives_with_its_place_in_the_region(core: Core) -> None:
+    """And with none of a session that has ended meanwhile."""
+    told: list[Any] = []
+    desk = Desk(core, lambda work: work())
+    desk.listen(told.append, lambda picture, opaque: (picture.width, opaque), lambda picture, _type: picture)
+    desk.open("a", SIDE, SIDE, WISH)
+    small = Picture("bgra8", 8, 8, bytes(256))
+
+    def frame(live: str, **header: Any) -> LiveReady | None:
+        assert desk.handle(LiveFrame(live, 3, small, header))
+        return desk.take()
+
+    placed, everywhere = frame("a", box=[16, 32, 40, 40]), frame("a", box=[0, 0, SIDE, SIDE], opaque=True)
+    assert placed is not None and (placed.box, placed.image) == (Bounds(16, 32, 40, 40), (8, False))
+    assert everywhere is not None and (everywhere.box, everywhere.image) == (WHOLE, (8, True))
+    assert everywhere.extent == (SIDE, SIDE)
+    told.clear()
+    assert frame("b") is None and told == []
+
+
+def test_whether_frames_may_be_smaller_is_part_of_the_wish(core: Core, feed: Feed) -> None:
+    feed.ask("a", 2, replace(WISH, fit=False))
+    assert [request.fit for request, _, _ in core.asked] == [True, False]

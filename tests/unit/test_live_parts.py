@@ -167,7 +167,7 @@ def test_a_recording_is_one_folder_of_numbered_files(tmp_path: Path) -> None:
     (tmp_path / "2026-11-21 09-30-00").mkdir()
     recorder = Recorder(tmp_path / "new", clock)
     for _ in range(3):
-        recorder.add(Image())
+        recorder.add(Image)
     recorder.close()
     names = sorted(path.name for path in recorder.folder.iterdir())
     assert names == [f"frame 0000{number}.png" for number in (1, 2, 3)] and recorder.written == 3
@@ -176,7 +176,7 @@ def test_a_recording_is_one_folder_of_numbered_files(tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_a_recording_with_a_sentence_and_a_slow_one_drops_pictures(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
-    recorder.add(Image(works=False))
+    recorder.add(lambda: Image(works=False))
     recorder.close()
     assert recorder.problem.startswith("Recording stopped") and recorder.written == 0
 
@@ -187,6 +187,6 @@ def test_a_full_disk_ends_a_recording_with_a_sentence_and_a_slow_one_drops_pictu
 
     recorder = Recorder(tmp_path)
     for _ in range(MAX_WAITING + 8):
-        recorder.add(Slow())
+        recorder.add(Slow)
     recorder.close()
     assert recorder.left_out >= 5 and recorder.written == MAX_WAITING + 8 - recorder.left_out

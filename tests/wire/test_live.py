@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Assembler, Picture, decode_frame
-from krita_sd.wire.live import TILE, Patch, columns, runs
+from krita_sd.wire.live import TILE, Live, Patch, columns, place_of, runs
+from krita_sd.wire.messages import parse_from_client
+from krita_sd.wire.recipe import Recipe
 
 TILE_BYTES = TILE * TILE * 4
 
@@ -81,3 +84,21 @@ def test_a_new_canvas_needs_all_its_tiles() -> None:
     del whole[3]
     with pytest.raises(WireError):
         arrived(Patch("live", 0, 1, 100, 70, whole))
+
+
+def test_whether_parts_can_be_placed_is_said_and_not_assumed() -> None:
+    recipe = Recipe(kind="img2img", width=64, height=64)
+    for fit in (False, True):
+        request = Live("live", 1, 1, recipe, fit)
+        assert parse_from_client(request.to_text()) == request
+    plain = Live("live", 1, 1, recipe).to_json()
+    del plain["fit"]
+    assert parse_from_client(json.dumps(plain)) == Live("live", 1, 1, recipe)
+
+
+@pytest.mark.parametrize(
+    "box", [None, "all", [0, 0, 8], [0, 0, 0, 8], [-1, 0, 8, 8], [60, 0, 8, 8], [0, 0, True, 8], [0, 0, 64, 48]]
+)
+def test_a_frame_that_says_no_possible_place_fills_the_canvas(box: Any) -> None:
+    assert place_of({"box": box}, 64, 48) is None
+    assert place_of({"box": [56, 40, 8, 8]}, 64, 48) == (56, 40, 8, 8)
