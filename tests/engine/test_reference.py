@@ -14,7 +14,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion import Task, generate
-from server.diffusion.features.reference import encoder_pixels
+from server.diffusion.features.reference import encoder_pixels, shares_of
 from server.diffusion.reference_loading import load_reference
 from server.diffusion.task import ControlLayer
 from tests.engine.conftest import Loaded, picture, run
@@ -70,14 +70,14 @@ def make_adapter(folder: Path, model: Any, plus: bool = False, seed: int = 0) ->
     return path
 
 
-def oracle(model: Any, task: Task, paths: list[Path]) -> torch.Tensor:
+def oracle(model: Any, task: Task, paths: list[Path], scales: Any = None) -> torch.Tensor:
     pipe = pipeline(model, task)
     pipe.register_modules(image_encoder=task.controls[0].model.encoder)
     try:
         pipe.load_ip_adapter(
             str(paths[0].parent), subfolder="", weight_name=[path.name for path in paths], image_encoder_folder=None
         )
-        pipe.set_ip_adapter_scale([layer.weight for layer in task.controls])
+        pipe.set_ip_adapter_scale(scales or [layer.weight for layer in task.controls])
         shown = [encoder_pixels(layer.image, SIDE, torch.device("cpu")) for layer in task.controls]
         return pipe(
             task.prompt,
@@ -113,6 +113,51 @@ def test_equals_the_diffusers_pipeline(kinds: list[bool], guidance: float, model
         assert not torch.equal(run(model, replace(task, controls=(*layers[:-1], other)))[1], ours)
     assert torch.equal(run(model, replace(task, controls=(replace(layers[0], weight=0.0),)))[1], before)
     assert torch.equal(run(model, replace(task, controls=()))[1], before), "the model is as before"
+
+
+PARTS_OF_TINY: list[tuple[str, str, dict[str, Any]]] = [
+    ("sd1", "style", {"mid": 0.7}),
+    ("sd1", "composition", {"down": {"block_0": [0.7]}}),
+    ("sdxl", "style", {"up": {"block_0": [0.0, 0.7]}}),
+    ("sdxl", "composition", {"down": {"block_1": [0.7]}}),
+]
+
+
+@pytest.mark.parametrize(("family", "type", "scales"), PARTS_OF_TINY, ids=["/".join(row[:2]) for row in PARTS_OF_TINY])
+def test_style_and_composition_equal_the_pipelines_scales(
+    family: str, type: str, scales: dict[str, Any], model_of: Loaded, tmp_path: Path
+) -> None:
+    model = model_of(family)
+    path = make_adapter(tmp_path, model)
+    layer = ControlLayer(load_reference(path), picture(), 0.7, type=type)
+    ours = run(model, replace(TASK, controls=(layer,)))[1]
+    assert torch.equal(ours, oracle(model, replace(TASK, controls=(layer,)), [path], scales))
+    assert not torch.equal(ours, run(model, replace(TASK, controls=(replace(layer, type="reference"),)))[1])
+
+
+def test_where_style_and_composition_are_in_the_real_models() -> None:
+    """Blocks and attentions of SD 1.5 and SDXL, written out here."""
+
+    def names(down: dict[int, int], up: dict[int, int]) -> list[str]:
+        places = [f"down_blocks.{block}.attentions.{n}" for block, count in down.items() for n in range(count)]
+        places += [f"up_blocks.{block}.attentions.{n}" for block, count in up.items() for n in range(count)]
+        return [f"{place}.transformer_blocks.0.attn{n}.processor" for place in places for n in (1, 2)] + [
+            "mid_block.attentions.0.transformer_blocks.0.attn2.processor"
+        ]
+
+    def told(names: list[str], type: str, wide: bool) -> dict[str, float]:
+        found = shares_of(names, type, wide)
+        assert all(name.endswith("attn2.processor") for name in found)
+        return {name.split(".transformer")[0].replace("attentions.", ""): share for name, share in found.items()}
+
+    small, wide = names({0: 2, 1: 2, 2: 2}, {1: 3, 2: 3, 3: 3}), names({1: 2, 2: 2}, {0: 3, 1: 3})
+    assert told(wide, "style", True) == {"up_blocks.0.1": 1.0}
+    assert told(wide, "composition", True) == {"down_blocks.2.1": 1.0}
+    assert told(small, "composition", False) == {"down_blocks.2.0": 0.25, "down_blocks.2.1": 1.0}
+    style = ["down_blocks.0.0", "down_blocks.0.1", "down_blocks.1.0", "down_blocks.1.1", "mid_block.0"]
+    style += [f"up_blocks.{block}.{n}" for block in (2, 3) for n in range(3)]
+    assert told(small, "style", False) == dict.fromkeys(style, 1.0)
+    assert set(told(small, "reference", False).values()) == {1.0} and len(told(small, "reference", False)) == 16
 
 
 def test_the_encoder_looks_once(model_of: Loaded, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Ye et al., "IP-Adapter", 2023. The processors of the attention layers are exchan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +36,9 @@ class References(Feature):
         self._layers = list(layers)
         for layer in layers:
             self._check(layer)
+        names = getattr(self._unet, "attn_processors", ())
+        wide = getattr(self._unet.config, "addition_embed_type", None) == "text_time"
+        self._shares = [shares_of(names, layer.type, wide) for layer in layers]
 
     def _check(self, layer: ControlLayer) -> None:
         width = getattr(self._unet.config, "cross_attention_dim", None)
@@ -53,7 +56,11 @@ class References(Feature):
             # Tensors are missing or do not fit together; the library has changed half of the model by then.
             self._restore()
             raise _misfit(" and ".join(layer.model.name for layer in self._layers)) from error
-        self._processors = [one for one in unet.attn_processors.values() if hasattr(one, "to_k_ip")]
+        self._processors = [
+            (one, [shares.get(name, 0.0) for shares in self._shares])
+            for name, one in unet.attn_processors.items()
+            if hasattr(one, "to_k_ip")
+        ]
         unet.requires_grad_(False)
         return self
 
@@ -71,8 +78,8 @@ class References(Feature):
 
     def before_model(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
         weights = [layer.weight if acts(layer, index, self._schedule) else 0.0 for layer in self._layers]
-        for processor in self._processors:
-            processor.scale = weights
+        for processor, shares in self._processors:
+            processor.scale = [weight * share for weight, share in zip(weights, shares)]
         return inputs
 
     def added(self, timestep: torch.Tensor, condition: Condition, tile: Tile | None = None) -> dict[str, Any]:
@@ -96,6 +103,34 @@ class References(Feature):
 
         positive, negative = model.maps.get(picture_hash(layer.image), seen)
         return torch.cat([negative, positive]) if pair else positive
+
+
+def shares_of(names: Iterable[str], type: str, wide: bool) -> dict[str, float]:
+    """How much each layer of words (processor's name) follows a picture: 0..1 by the type of the reference.
+
+    What is where in a picture is decided in the deepest blocks on the way down, how it is painted elsewhere: in SDXL
+    (`wide`) in the middle of the first block on the way up (Wang et al., "InstantStyle", 2024), in SD1 in all blocks
+    that are not deep.
+    """
+    words = [name for name in names if name.endswith("attn2.processor")]
+    if type not in ("style", "composition"):
+        return dict.fromkeys(words, 1.0)
+    deepest = max((name for name in words if name.startswith("down_blocks.")), key=_place, default="")
+    last = [name for name in words if _place(name) == _place(deepest) and name.startswith("down_blocks.")]
+    first_up = min((_place(name)[0] for name in words if name.startswith("up_blocks.")), default=0)
+    if type == "composition" and wide:
+        return dict.fromkeys(last, 1.0)
+    block = f"down_blocks.{_place(deepest)[0]}." if deepest else ""
+    if type == "composition":
+        return {name: 1.0 if name in last else 0.25 for name in words if name.startswith(block)}
+    if wide:
+        return {name: 1.0 for name in words if name.startswith(f"up_blocks.{first_up}.attentions.1.")}
+    return {name: 1.0 for name in words if not name.startswith((block, f"up_blocks.{first_up}."))}
+
+
+def _place(name: str) -> tuple[int, ...]:
+    """(block, attention) out of "down_blocks.2.attentions.1...."."""
+    return tuple(int(part) for part in name.split(".")[:4] if part.isdigit())
 
 
 def _misfit(name: str) -> WireError:
