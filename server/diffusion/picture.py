@@ -14,6 +14,7 @@ from server.diffusion.checks import in_float32, is_finite, nan_output
 from server.diffusion.features.control import Controls
 from server.diffusion.features.looks import Looks, looked_at
 from server.diffusion.features.masks import MaskChannels, MaskedChange, cell_sums
+from server.diffusion.features.redux import ReduxWords
 from server.diffusion.features.reference import References
 from server.diffusion.features.wrap import Wrapped
 from server.diffusion.model import (
@@ -173,6 +174,9 @@ class _Job:
             guides.append(Controls(self.model, schedule, maps))
         if adapters:
             guides.append(References(self.model, schedule, adapters))
+        redux = [layer for layer in task.controls if layer.model.kind == "redux"]
+        if redux:
+            guides.append(ReduxWords(self.model, schedule, redux))
         if looked_at(self.model, task):
             guides.append(Looks(self.model, schedule, task))
         return guides

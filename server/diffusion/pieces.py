@@ -15,13 +15,14 @@ import torch
 
 from server.diffusion.features.control import Controls
 from server.diffusion.features.looks import Looks
+from server.diffusion.features.redux import ReduxWords
 from server.diffusion.features.reference import References
 from server.diffusion.model import Condition, LoadedModel
 from server.diffusion.sampling import Control, Feature
 from server.diffusion.task import Cancelled, Task
 from server.diffusion.tiles import Tile, tiles
 
-Guide = Controls | References | Looks
+Guide = Controls | References | Looks | ReduxWords
 """What takes part in every prediction of a job."""
 
 OVERLAP = 0.25
@@ -69,7 +70,7 @@ class Predictor:
     def _predict(self, inputs: torch.Tensor, timestep: torch.Tensor, tile: Tile | None) -> torch.Tensor:
         condition = self._condition
         for guide in self._guides:
-            if isinstance(guide, Looks):
+            if isinstance(guide, (Looks, ReduxWords)):
                 condition = guide.told(condition, tile)
         added: dict[str, Any] = {}
         for guide in self._guides:
