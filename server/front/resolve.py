@@ -16,11 +16,15 @@ from krita_sd.wire.limits import MAX_LORAS
 from krita_sd.wire.queries import PromptReading, ReadPrompt
 from krita_sd.wire.recipe import CONTROL_MAPS, Control, Recipe
 from server.library import Library, ModelEntry
-from server.library.family import read_json
-from server.library.scan import POCKET
+from server.library.family import TITLES, read_json
+from server.library.scan import GENERIC, POCKET
+from server.prompt.inversions import called
 from server.prompt.reading import CLIP_FAMILIES, Reading, Words, read_words, words_of
 from server.prompt.tokens import TokenCounter, clip_counter, folder_counter
 from server.prompt.wildcards import Wildcards
+
+MAX_INVERSION = 2 * 1024**2
+"""Bytes: 75 vectors for both encoders of SDXL are 0.6 MB in float32; a larger file is something else."""
 
 CONTROL_KINDS = ("controlnet", "t2i_adapter", "ip_adapter")
 
@@ -66,6 +70,9 @@ class Resolver:
         words = words_of(recipe.prompt, recipe.seed, self.wildcards)
         negative = words_of(recipe.negative, recipe.seed, self.wildcards, "negative")
         model = self._model(recipe, (*words.loras, *negative.loras))
+        if recipe.kind != "preprocess":
+            entry = self._library.find(recipe.model)
+            model["inversions"] = self._inversions(entry, words.text, negative.text)
         return Resolved(model, words, negative, model["family"])
 
     def reading(self, resolved: Resolved) -> dict[str, Any]:
@@ -89,7 +96,34 @@ class Resolver:
     def _read(self, words: Words, entry: ModelEntry | None) -> Reading:
         family = entry.family if entry is not None else ""
         found = {tag.name: lora for tag in words.loras if (lora := self._lora(tag.name)) is not None}
-        return read_words(words, family, self._counter(entry), found)
+        learned = {name: lora.inversion.vectors for name, lora in self._learned(entry).items() if lora.inversion}
+        return read_words(words, family, self._counter(entry), found, learned, self._useless(entry, learned))
+
+    def _learned(self, model: ModelEntry | None) -> dict[str, ModelEntry]:
+        """The textual inversions of a model's family by the words that call them."""
+        if model is None or model.family not in CLIP_FAMILIES:
+            return {}
+        fits = [entry for entry in self._library.entries if entry.usable and entry.family in ("", model.family)]
+        return {word: entry for entry in reversed(fits) for word in entry.words}
+
+    def _useless(self, model: ModelEntry | None, learned: Iterable[str]) -> dict[str, str]:
+        """Words that would call a textual inversion which cannot be used, with the reason."""
+        usable = {word.casefold() for word in learned}
+        out: dict[str, str] = {}
+        for entry in self._library.entries if model is not None else ():
+            if entry.words and entry.usable:
+                reason = f"a textual inversion for {TITLES.get(entry.family, 'another kind of model')}"
+                out |= {word: reason for word in entry.words if word.casefold() not in usable}
+            elif entry.code is Code.MODEL_UNSAFE and entry.size <= MAX_INVERSION and entry.path.stem not in GENERIC:
+                if entry.path.stem.casefold() not in usable:
+                    out[entry.path.stem] = "its file is not safe to open; convert it to safetensors first"
+        return out
+
+    def _inversions(self, model: ModelEntry, *texts: str) -> list[tuple[str, str]]:
+        """The textual inversions that these texts call: (word, file)."""
+        learned = self._learned(model)
+        found = dict.fromkeys(word for text in texts for word in called(text, learned))
+        return [(word, str(learned[word].path)) for word in found]
 
     def _counter(self, entry: ModelEntry | None) -> TokenCounter | None:
         if entry is None:

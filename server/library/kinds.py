@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -113,6 +114,23 @@ def _embedding(shapes: Shapes) -> str | None:
         if len(shape) in (1, 2) and shape[-1] in (768, 1024) and (len(shape) == 1 or shape[0] <= 75):
             return WIDTHS[shape[-1]]
     return None
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A textual inversion as prompts call it: its own token where the file states one, and its number of vectors."""
+
+    token: str = ""
+    vectors: int = 1
+
+
+def inversion_of(shapes: Shapes) -> Inversion:
+    """What a file of kind "embedding" says about itself."""
+    for name in ("emb_params", "clip_l", "string_to_param.*"):
+        if name in shapes:
+            return Inversion("", shapes[name][0] if len(shapes[name]) == 2 else 1)
+    name, shape = next(iter(shapes.items()))
+    return Inversion(name.strip("<>"), shape[0] if len(shape) == 2 else 1)
 
 
 _UPSCALERS = (

@@ -24,13 +24,14 @@ from krita_sd.wire.places import folder_id, read_folders
 from .capabilities import FILES, FOLDERS
 from .family import INPAINTING_CHANNELS, TITLES, UNKNOWN, Detected, detect, detect_folder, native_of, read_json
 from .header import read_header
+from .kinds import Inversion, inversion_of
 from .layouts import layout_of, title_of
 
 log = logging.getLogger(__name__)
 
 UNSAFE = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
 COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-GENERIC = frozenset({"diffusion_pytorch_model", "model", "adapter_model", "pytorch_lora_weights"})
+GENERIC = frozenset({"diffusion_pytorch_model", "model", "adapter_model", "pytorch_lora_weights", "learned_embeds"})
 """Names of weights inside a folder that carries the model's own name."""
 
 MAX_DEPTH = 16
@@ -41,7 +42,8 @@ POCKET = Path(__file__).resolve().parents[1] / "pocket"
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model on disk. `problem` is a sentence when it is not usable, with the error code that using it gives."""
+    """One model on disk. `problem` is a sentence when it is not usable, with the error code that using it gives;
+    `inversion` belongs to textual inversions."""
 
     id: str
     name: str
@@ -55,10 +57,18 @@ class ModelEntry:
     native: NativeRange | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
     stamp: tuple[int, ...] = ()
+    inversion: Inversion | None = None
 
     @property
     def usable(self) -> bool:
         return not self.problem
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What prompts call a textual inversion: the file's name, and the token that it states itself."""
+        if self.inversion is None:
+            return ()
+        return tuple(dict.fromkeys(word for word in (_name(self.path), self.inversion.token) if word))
 
     def to_json(self) -> dict[str, Any]:
         """What a client may know: no path."""
@@ -70,6 +80,8 @@ class ModelEntry:
             out["native"] = self.native._asdict()
         if self.defaults:
             out["defaults"] = self.defaults
+        if self.inversion is not None:
+            out["words"] = list(self.words)
         return out
 
     def error(self) -> WireError:
@@ -204,14 +216,18 @@ class Library:
             return ModelEntry(
                 _id(path), path.name, path, "checkpoint", "", size, problem, Code.MODEL_UNSAFE, stamp=stamp
             )
+        inversion = None
         try:
-            detected = detect(read_header(path))
+            header = read_header(path)
+            detected = detect(header)
+            inversion = inversion_of(header.shapes) if detected.kind == "embedding" else None
             problem, code = _unsupported(path.name, detected, FILES) or ("", Code.MODEL_UNSUPPORTED)
         except WireError as error:
             detected, problem, code = Detected("checkpoint"), error.message, error.code
         return ModelEntry(
             _id(path), _name(path), path, detected.kind, detected.family, size, problem, code,
             detected.inpainting, NATIVE.get(detected.family) if detected.kind == "checkpoint" else None, {}, stamp,
+            inversion,
         )  # fmt: skip
 
 
@@ -310,8 +326,6 @@ def _unsupported(name: str, detected: Detected, families: frozenset[str]) -> tup
         return f"{name} is not a kind of model that is known here.", Code.MODEL_UNSUPPORTED
     if detected.kind == "text_encoder":
         return f"{name} is a text encoder, a part of a model; use the model's whole folder.", Code.MODEL_UNSUPPORTED
-    if detected.kind == "embedding":
-        return f"{name} is a textual inversion, which prompts cannot call yet.", Code.MODEL_UNSUPPORTED
     if detected.kind != "checkpoint":
         return None
     if not detected.family:

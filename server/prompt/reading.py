@@ -10,6 +10,7 @@ from typing import Any
 from .attention import BREAK, Part, parse_attention, plain_text
 from .blend import split_blend
 from .expand import expand
+from .inversions import called
 from .loras import Tag, take_loras
 from .tokens import TokenCounter
 from .wildcards import Wildcards
@@ -56,6 +57,7 @@ class Reading:
     blended: bool = False
     drawn: bool = False
     shares: tuple[float, ...] = field(default=())
+    inversions: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -64,6 +66,7 @@ class Reading:
             "limit": self.limit,
             "chunks": self.chunks,
             "loras": [[name, weight, found] for name, weight, found in self.loras],
+            "inversions": list(self.inversions),
             "ignored": list(self.ignored),
             "text": self.sentence(),
         }
@@ -83,6 +86,9 @@ class Reading:
         found = [f"{name} ({weight:g})" for name, weight, known in self.loras if known]
         if found:
             said.append(("LoRA " if len(found) == 1 else "LoRAs ") + ", ".join(found))
+        if self.inversions:
+            few = len(self.inversions) == 1
+            said.append(f"textual inversion{'' if few else 's'} " + ", ".join(self.inversions))
         if self.drawn:
             said.append("wildcards are drawn anew for each picture")
         text = ", ".join(said) or "nothing is asked for"
@@ -96,9 +102,12 @@ def read_words(
     family: str,
     counter: TokenCounter | None = None,
     known: Mapping[str, Any] | Callable[[str], bool] | None = None,
+    learned: Mapping[str, int] | None = None,
+    useless: Mapping[str, str] | None = None,
 ) -> Reading:
     """How `family` reads these words. `counter`: of the model's tokenizer, None when it is not at hand; `known`: which
-    LoRAs exist, by the name in the tag."""
+    LoRAs exist, by the name in the tag; `learned`: textual inversions of the family with their numbers of vectors;
+    `useless`: the others, with the reason why they are not used."""
     notes = list(words.notes)
     exists = known if callable(known) else (known or {}).__contains__
     loras = tuple((tag.name, tag.weight, exists(tag.name)) for tag in words.loras)
@@ -107,14 +116,18 @@ def read_words(
     clip = family in CLIP_FAMILIES
     parts: list[Part] = []
     tokens, chunks = 0, 1
+    inversions: list[str] = []
     for text, share in variants:
         parsed = parse_attention(text)
         if not clip:
             notes += _unknown_to_language_models(parsed)
             parsed = [(plain_text(text), 1.0)]
+        for part, _ in parsed:
+            inversions += called(part, learned or ())
+            notes += [f"{name} ({(useless or {})[name]})" for name in called(part, useless or ())]
         parts += [("BREAK" if part is BREAK else part, weight * share) for part, weight in parsed if part]
         if counter is not None:
-            measured = counter.measure(parsed) if clip else (counter.count(parsed[0][0]) + 1, 1)
+            measured = counter.measure(parsed, learned) if clip else (counter.count(parsed[0][0]) + 1, 1)
             tokens, chunks = max(tokens, measured[0]), max(chunks, measured[1])
     limit = (counter.limit if counter is not None else 77) * chunks if clip else TEXT_LIMIT.get(family, 0)
     if not clip and limit and tokens > limit:
@@ -129,6 +142,7 @@ def read_words(
         len(variants) > 1,
         words.drawn,
         tuple(variant.share for variant in variants),
+        tuple(dict.fromkeys(inversions)),
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .attention import BREAK, Part
+from .inversions import split_inversions
 from .vocabulary import END, MAX_TOKENS, START, clip_vocabulary
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,9 @@ class TokenCounter:
         """Tokens of a text, without start and end."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def measure(self, parts: Iterable[Part]) -> tuple[int, int]:
+    def measure(self, parts: Iterable[Part], learned: Mapping[str, int] | None = None) -> tuple[int, int]:
         """(tokens, chunks) of a parsed prompt, by the engine's rule: a chunk that is full, or BREAK, opens another.
+        learned: textual inversions with their numbers of vectors, which are never parted.
 
         Start and end of every chunk are counted, so that `limit` times chunks is the room there is.
         """
@@ -40,10 +42,14 @@ class TokenCounter:
             if text is BREAK:
                 full, current = full + 1, 0
                 continue
-            count = self.count(text)
-            words += count
-            over = max(0, current + count - 1) // room
-            full, current = full + over, current + count - over * room
+            for piece in split_inversions(text, learned or ()):
+                count = (learned or {}).get(piece.name) or self.count(piece.text)
+                words += count
+                if piece.name:
+                    full, current = (full + 1, count) if current + count > room else (full, current + count)
+                    continue
+                over = max(0, current + count - 1) // room
+                full, current = full + over, current + count - over * room
         chunks = full + 1 if current or not full else full
         return words + 2 * chunks, chunks
 

@@ -15,7 +15,7 @@ from krita_sd.wire.recipe import Recipe, steps_plan
 from krita_sd.wire.values import or_default
 
 from . import pixels
-from .prepare import Prepared, loras_of
+from .prepare import Prepared, inversions_of, loras_of
 from .reports import Control, Emit, Reports
 
 Array = NDArray[np.uint8]
@@ -118,6 +118,7 @@ class UnitRun:
             image=image,
             mask=mask,
             loras=loras_of(recipe, self.order["model"]),
+            inversions=inversions_of(self.order["model"]),
             vae=Path(self.order["model"]["vae"]) if self.order["model"].get("vae") else None,
             clip_skip=int(or_default(recipe.clip_skip, 0)),
             preview=self.reports.level,

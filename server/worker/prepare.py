@@ -85,6 +85,11 @@ def loras_of(recipe: Recipe, settings: dict[str, Any]) -> tuple[tuple[Path, floa
     return (*listed, *((Path(path), weight) for path, weight in settings["prompt_loras"]))
 
 
+def inversions_of(settings: dict[str, Any]) -> tuple[tuple[str, Path], ...]:
+    """Words and files of the textual inversions that this image's prompts call."""
+    return tuple((word, Path(path)) for word, path in settings.get("inversions", ()))
+
+
 def resolve(recipe: Recipe, defaults: dict[str, Any]) -> Recipe:
     """`recipe` with the model's own values wherever it says nothing; 0 and "" say something."""
     known = {**FALLBACK, **{key: value for key, value in defaults.items() if key in FALLBACK}}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from server.prompt import BREAK, Wildcards, expand, parse_attention, plain_text, split_blend, take_loras
 from server.prompt.expand import MAX_DRAWS, without_comments
+from server.prompt.inversions import called, split_inversions
 from server.prompt.reading import read_words, words_of
 from server.prompt.tokens import TokenCounter, clip_counter, folder_counter
 
@@ -319,3 +320,38 @@ def test_families_without_clip_are_told_what_means_nothing_to_them(counter: Toke
     assert read["parts"] == [["a red boat \n sea", 1.0]] and read["limit"] == 512
     assert any("1.3" in note for note in read["ignored"]) and "BREAK" in read["ignored"]
     assert plain_text(r"a \(b\) [c]") == "a (b) c"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a EasyNegative, cat", ("easynegative",)),
+        ("easynegatives", ()),
+        ("my-easynegative", ()),
+        ("embedding:easynegative", ("easynegative",)),
+        ("Embedding:EasyNegative.pt x", ("easynegative",)),
+        ("<easynegative>", ("easynegative",)),
+        ("easynegative easynegative-v2 easynegative", ("easynegative", "easynegative-v2")),
+        ("a b", ("a b",)),
+        ("", ()),
+    ],
+)
+def test_names_of_textual_inversions(text: str, found: tuple[str, ...]) -> None:
+    names = ("easynegative", "easynegative-v2", "a b", "")
+    assert called(text, names) == found
+    assert "".join(piece.text for piece in split_inversions(text, names)) == text
+
+
+def test_vectors_count_as_tokens_and_stay_together() -> None:
+    counter = clip_counter()
+    learned = {"mood": 5}
+    for text in ("a mood cat", "cat " * 74 + "mood", "cat " * 70 + "mood dog", "mood BREAK mood", "mood " * 16):
+        parts = parse_attention(text)
+        words = sum(
+            5 * part.count("mood") + counter.count(part.replace("mood", " ")) for part, _ in parts if part is not BREAK
+        )
+        tokens, chunks = counter.measure(parts, learned)
+        assert tokens == words + 2 * chunks, text
+    assert counter.measure(parse_attention("cat " * 74 + "mood"), learned)[1] == 2
+    assert counter.measure(parse_attention("cat " * 70 + "mood"), learned)[1] == 1
+    assert counter.measure(parse_attention("cat " * 70 + "mood dog"), learned)[1] == 2

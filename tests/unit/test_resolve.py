@@ -16,6 +16,7 @@ from krita_sd.wire.recipe import Control, Recipe
 from server.front import resolve
 from server.front.resolve import Resolver, belongs_together
 from server.library import ModelEntry
+from server.library.kinds import Inversion
 
 HASH = "0" * 32
 
@@ -116,3 +117,40 @@ def test_loras_are_found_by_what_people_write() -> None:
         assert resolved.model["prompt_loras"] == [(str(lora.path), 0.5)], name
         assert resolved.words.text == "a boat "
     assert resolver(MODEL, lora).resolve(Recipe(prompt="<lora:other:1>")).model["prompt_loras"] == []
+
+
+def learned_word(path: str, family: str = "sd1", token: str = "", count: int = 2) -> ModelEntry:
+    return ModelEntry(path, path, Path("/models") / path, "embedding", family, 1, inversion=Inversion(token, count))
+
+
+def test_textual_inversions_are_found_by_their_words_in_both_prompts() -> None:
+    hands, style = learned_word("bad-hands-5.safetensors"), learned_word("Ink.safetensors", token="inky")
+    named = learned_word("moods/learned_embeds.safetensors", family="")
+    wide = learned_word("wide.safetensors", family="sdxl")
+    unsafe = ModelEntry("old", "old.pt", Path("/models/old.pt"), "checkpoint", "", 9, "unsafe", Code.MODEL_UNSAFE)
+    asked = resolver(MODEL, hands, style, named, wide, unsafe)
+    found = asked.resolve(Recipe(prompt="a (ink:1.2) boat, inky, Moods wide old", negative="embedding:bad-hands-5"))
+    assert found.model["inversions"] == [
+        ("Ink", "/models/Ink.safetensors"),
+        ("inky", "/models/Ink.safetensors"),
+        ("moods", "/models/moods/learned_embeds.safetensors"),
+        ("bad-hands-5", "/models/bad-hands-5.safetensors"),
+    ]
+    said = asked.reading(found)
+    assert said["prompt"]["inversions"] == ["Ink", "inky", "moods"]
+    assert said["negative"]["inversions"] == ["bad-hands-5"]
+    assert "textual inversion bad-hands-5" in said["negative"]["text"].lower()
+    assert said["prompt"]["ignored"] == [
+        "wide (a textual inversion for Stable Diffusion XL)",
+        "old (its file is not safe to open; convert it to safetensors first)",
+    ]
+    plain = asked.resolve(Recipe(prompt="bad-hands and inks"))
+    assert plain.model["inversions"] == [] and asked.reading(plain)["prompt"]["ignored"] == []
+
+
+def test_language_models_read_the_words_as_they_are() -> None:
+    flux = entry("flux", "checkpoint", "flux1")
+    asked = resolver(flux, learned_word("ink.safetensors"))
+    found = asked.resolve(Recipe(prompt="ink"))
+    assert found.model["inversions"] == []
+    assert asked.reading(found)["prompt"]["ignored"] == ["ink (a textual inversion for Stable Diffusion 1.x)"]
