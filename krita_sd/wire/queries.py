@@ -37,7 +37,8 @@ class ReadPrompt(Message):
 @dataclass(frozen=True)
 class PromptReading(Message):
     """Answer to `read_prompt`. Each of prompt and negative: {parts: [[text, weight]], tokens, limit, chunks,
-    loras: [[name, weight, found]], ignored: [text], text: one sentence}. Empty objects when the model is not known."""
+    loras: [[name, weight, found]], inversions: [name], ignored: [text], text: one sentence}. Empty objects when the
+    model is not known."""
 
     type = "prompt_reading"
     id: str
