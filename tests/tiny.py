@@ -205,7 +205,7 @@ def original_layout(
     """The weights of `make_parts` under the names of the original training code, found by walking the modules."""
     out: dict[str, torch.Tensor] = {}
     _write_unet(out, parts["unet"], "model.diffusion_model.")
-    _write_vae(out, parts["vae"], "first_stage_model.")
+    write_vae(out, parts["vae"], "first_stage_model.")
     if family == "sd2":
         encoder = getattr(parts["text_encoder"], "text_model", parts["text_encoder"])
         _write_openclip(out, encoder, "cond_stage_model.model.", unused_layer=True)
@@ -273,7 +273,9 @@ def _write_unet(out: dict[str, torch.Tensor], unet: Any, prefix: str) -> None:
             _put(out, f"{prefix}output_blocks.{number}.{place}.conv", block.upsamplers[0].conv)
 
 
-def _write_vae(out: dict[str, torch.Tensor], vae: Any, prefix: str) -> None:
+def write_vae(out: dict[str, torch.Tensor], vae: Any, prefix: str) -> None:
+    """Add the tensors of an AutoencoderKL to `out` under their original names."""
+
     def resnet(home: str, block: Any) -> None:
         for part in ("norm1", "conv1", "norm2", "conv2"):
             _put(out, f"{home}.{part}", getattr(block, part))
@@ -306,8 +308,9 @@ def _write_vae(out: dict[str, torch.Tensor], vae: Any, prefix: str) -> None:
             resnet(f"{prefix}decoder.up.{number}.block.{layer}", unit)
         if block.upsamplers is not None:
             _put(out, f"{prefix}decoder.up.{number}.upsample.conv", block.upsamplers[0].conv)
-    _put(out, f"{prefix}quant_conv", vae.quant_conv)
-    _put(out, f"{prefix}post_quant_conv", vae.post_quant_conv)
+    if vae.quant_conv is not None:
+        _put(out, f"{prefix}quant_conv", vae.quant_conv)
+        _put(out, f"{prefix}post_quant_conv", vae.post_quant_conv)
 
 
 def _write_openclip(out: dict[str, torch.Tensor], encoder: Any, prefix: str, unused_layer: bool = False) -> None:

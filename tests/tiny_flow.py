@@ -57,7 +57,7 @@ def t5_encoder(width: int = WIDTH) -> Any:
     return T5EncoderModel(T5Config(**sizes, pad_token_id=0, feed_forward_proj="gated-gelu"))
 
 
-def autoencoder(channels: int = 16) -> Any:
+def autoencoder(channels: int = 16, scale: float = 0.3611, shift: float = 0.1159) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -66,8 +66,8 @@ def autoencoder(channels: int = 16) -> Any:
         block_out_channels=(32, 32, 32, 32),
         layers_per_block=1,
         latent_channels=channels,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
+        scaling_factor=scale,
+        shift_factor=shift,
         use_quant_conv=False,
         use_post_quant_conv=False,
         sample_size=64,
@@ -133,7 +133,7 @@ def sd3(with_t5: bool = True, dynamic: bool = False, second: bool = False) -> di
     parts = {
         "class": "StableDiffusion3Pipeline",
         "transformer": transformer,
-        "vae": autoencoder(),
+        "vae": autoencoder(scale=1.5305, shift=0.0609),
         "text_encoder": clip_encoder(projected=True, layers=3),
         "text_encoder_2": clip_encoder(projected=True, layers=3, activation="gelu"),
         "schedule": DYNAMIC if dynamic else {"num_train_timesteps": 1000, "shift": 3.0},
@@ -146,6 +146,7 @@ def chroma() -> dict[str, Any]:
 
     transformer = ChromaTransformer2DModel(
         in_channels=64,
+        out_channels=64,
         num_layers=1,
         num_single_layers=1,
         attention_head_dim=32,
@@ -232,7 +233,7 @@ def qwen_image() -> dict[str, Any]:
         "transformer": transformer,
         "vae": vae,
         "text_encoder": encoder,
-        "schedule": DYNAMIC,
+        "schedule": {**DYNAMIC, "max_shift": 0.9, "max_image_seq_len": 8192, "shift": 1.0, "shift_terminal": 0.02},
     }
 
 

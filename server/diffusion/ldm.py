@@ -267,4 +267,4 @@ def _openclip_source(name: str, shapes: Shapes, prefix: str) -> Source:
     place = ("q_proj", "k_proj", "v_proj").index(match[2].removeprefix("self_attn."))
     packed = f"{home}attn.in_proj_{match[3]}"
     third = shapes[packed][0] // 3
-    return Source(packed, rows=(place * third, (place + 1) * third))
+    return Source(packed, rows=((place * third, (place + 1) * third),))

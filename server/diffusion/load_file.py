@@ -15,12 +15,24 @@ from krita_sd.geometry import NATIVE
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion import ldm
 from server.diffusion.model import LoadedModel
+from server.diffusion.original.load import load_original
 from server.diffusion.tokenizer import CONFIGS, shipped_tokenizer
 from server.diffusion.weights import LoadJob, Source, TensorFiles, empty_module, incomplete, maker, unsupported
+from server.library.companions import ENTRIES
 
 
 def load_file(job: LoadJob) -> LoadedModel:
     """The model in the file `job.path`. Raises as `load_model` does."""
+    if job.path.suffix.lower() != ".safetensors":
+        raise WireError(
+            Code.MODEL_UNSAFE,
+            f"The file {job.path.name} is in a format that is not safe to open.",
+            "Convert it to safetensors first.",
+        )
+    if job.family in ENTRIES:
+        return load_original(job)
+    if not job.row.layout:
+        raise unsupported(job.path.name, f"{job.row.title} loads from its diffusers folder only")
     return _File(job).load()
 
 
@@ -31,12 +43,6 @@ class _File:
 
     def load(self) -> LoadedModel:
         row, name = self.job.row, self.job.path.name
-        if self.job.path.suffix.lower() != ".safetensors":
-            raise WireError(
-                Code.MODEL_UNSAFE,
-                f"The file {name} is in a format that is not safe to open.",
-                "Convert it to safetensors first.",
-            )
         with TensorFiles([self.job.path]) as files:
             shapes = files.shapes()
             self._refuse_other_layouts(shapes)

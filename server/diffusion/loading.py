@@ -6,6 +6,7 @@ Importing this module imports all the heavy libraries: a worker does it while no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import diffusers
@@ -27,11 +28,13 @@ def load_model(
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
     cancelled: IsCancelled | None = None,
+    parts: Mapping[str, Path] | None = None,
 ) -> LoadedModel:
     """Load the model at `path` (diffusers folder or single .safetensors file) of a family ("sd1", "sd2", ...).
 
     `dtype` defaults to float32 on the CPU and float16 elsewhere. `progress` hears 0..1; `cancelled` is asked at every
-    tensor, and True raises Cancelled. Raises WireError: model_missing, model_corrupt, model_unsupported.
+    tensor, and True raises Cancelled. `parts`: files of text encoders and autoencoder that a single file lacks.
+    Raises WireError: model_missing, model_corrupt, model_unsupported.
     """
     if family not in FAMILIES:
         raise unsupported(path.name, f"the family {family!r} is not known")
@@ -43,7 +46,7 @@ def load_model(
     if dtype == torch.float16 and "transformer" in FAMILIES[family].parts:
         dtype = torch.bfloat16  # trained in it: their activations and T5's leave float16's range
     _quiet_libraries()
-    job = LoadJob(path, family, FAMILIES[family], place, dtype, progress, cancelled)
+    job = LoadJob(path, family, FAMILIES[family], place, dtype, progress, cancelled, dict(parts or {}))
     model = load_folder(job) if path.is_dir() else load_file(job)
     if progress is not None:
         progress(1.0)

@@ -201,7 +201,9 @@ class Schedule:
     def _set_flow_levels(self, config: Mapping[str, Any], total: int, spacing: Spacing | None) -> None:
         """Noise levels of the family for every solver alike; Heun's class knows no levels but its own."""
         arguments = dict(spacing(total)) if spacing is not None else {}
-        levels = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+        # A last level to stretch to (Qwen-Image's) makes no sense of a single one: diffusers divides 0 by 0.
+        single = {"shift_terminal": None} if total == 1 else {}
+        levels = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config, **single)
         if "sigma_min" in arguments:
             levels.sigma_min = arguments.pop("sigma_min")
         levels.set_timesteps(None if "sigmas" in arguments else total, device="cpu", **arguments)
@@ -212,6 +214,7 @@ class Schedule:
             scheduler.sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
             scheduler.timesteps = torch.cat([times[:1], times[1:].repeat_interleave(2)])
         else:
+            scheduler.register_to_config(shift_terminal=None)
             scheduler.set_timesteps(total, device="cpu", sigmas=[1.0] * total, mu=1.0)
             scheduler.sigmas, scheduler.timesteps = levels.sigmas, levels.timesteps
 

@@ -201,7 +201,7 @@ class Loader:
         return tensor.to(device=self.device, dtype=self.dtype, copy=True).contiguous()
 
     def _scale(self, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
-        """What the numbers of an 8-bit weight are to be multiplied with: one for all, or one for each row; else None."""
+        """What the numbers of an 8-bit weight are multiplied with: one for all, or one for each row; or None."""
         base = name.removesuffix(".weight")
         found = next((f"{base}{end}" for end in SCALES if f"{base}{end}" in self.files), None)
         if found is None or base == name:

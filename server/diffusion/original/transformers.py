@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The transformers in the layout of their authors: configurations read off shapes, names translated by diffusers.
+
+diffusers' own converters are asked, but never given weights: they cut and join rows only, so each stored tensor is
+stood in for by the numbers of its rows, and what comes out says where every tensor of the module is. Weights are then
+read one by one as everywhere else, and LoRAs for packed layers find their rows in the same table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from diffusers.loaders import single_file_utils as converters
+
+from server.diffusion.weights import Source
+from server.library.companions import transformer_prefix
+
+Shapes = Mapping[str, tuple[int, ...]]
+Bare = dict[str, tuple[int, ...]]
+
+_UNITS = 6  # rows that stand for a tensor: halves and thirds are whole numbers
+_PACKED = "linear1"  # ... but diffusers cuts Flux's single blocks by their published sizes: 3 x 3072, then 4 x 3072
+_PACKED_UNITS = 7 * 3072
+
+
+def names(family: str, shapes: Shapes) -> dict[str, Source]:
+    """diffusers name -> where a file has it, for every tensor of the family's transformer.
+
+    Raises KeyError when the file lacks a tensor, ValueError when it has one that cannot be cut as the family's are.
+    """
+    prefix = transformer_prefix(shapes, family)
+    if prefix is None:
+        raise KeyError(family)
+    bare = bare_names(shapes, prefix)
+    return {
+        name: Source(prefix + source.name, source.rows) for name, source in _translated(family, bare).items()
+    }  # fmt: skip
+
+
+def bare_names(shapes: Shapes, prefix: str) -> Bare:
+    """The transformer's own tensors without their prefix; scales of 8-bit weights and markers are no tensors of it."""
+    return {
+        name[len(prefix) :]: shape
+        for name, shape in shapes.items()
+        if name.startswith(prefix) and is_weight(name) and (prefix or not name.startswith(_OTHER_PARTS))
+    }
+
+
+_OTHER_PARTS = ("text_encoders.", "vae.", "first_stage_model.", "model.")
+_NO_WEIGHT = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
+
+
+def is_weight(name: str) -> bool:
+    """Whether a stored tensor is a weight, and not something about one."""
+    return not name.endswith(_NO_WEIGHT)
+
+
+def _translated(family: str, bare: Bare) -> dict[str, Source]:
+    stored = list(bare)
+    rows: dict[str, Any] = {}
+    start = 0
+    places = []
+    for name in stored:
+        units = _PACKED_UNITS if _PACKED in name else _UNITS
+        rows[name] = torch.arange(start, start + units)
+        places.append((start, units))
+        start += units
+    starts = torch.tensor([place for place, _ in places])
+    out: dict[str, Source] = {}
+    for name, found in _CONVERTERS[family](rows).items():
+        edges = [0, *((found[1:] - found[:-1] != 1).nonzero().flatten() + 1).tolist(), len(found)]
+        pieces = [(int(found[a]), int(found[b - 1]) + 1) for a, b in zip(edges[:-1], edges[1:])]
+        place = int(torch.searchsorted(starts, pieces[0][0], right=True)) - 1
+        base, units = places[place]
+        if any(not base <= a < b <= base + units for a, b in pieces):
+            raise ValueError(f"{name} is put together from several tensors")
+        whole = pieces == [(base, base + units)]
+        out[name] = Source(
+            stored[place], () if whole else _scaled(pieces, base, units, bare[stored[place]])
+        )  # fmt: skip
+    return out
+
+
+def _scaled(
+    pieces: list[tuple[int, int]], base: int, units: int, shape: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    """Pieces of `units` stand-in rows as pieces of the real rows."""
+    real = shape[0] if shape else 0
+    if any((edge - base) * real % units for piece in pieces for edge in piece):
+        raise ValueError("a packed tensor cannot be cut evenly")
+    return tuple(((a - base) * real // units, (b - base) * real // units) for a, b in pieces)
+
+
+def _unchanged(tensors: dict[str, Any]) -> dict[str, Any]:
+    return tensors
+
+
+_CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "sd3": converters.convert_sd3_transformer_checkpoint_to_diffusers,
+    "flux1": converters.convert_flux_transformer_checkpoint_to_diffusers,
+    "chroma": converters.convert_chroma_transformer_checkpoint_to_diffusers,
+    "z-image": converters.convert_z_image_transformer_checkpoint_to_diffusers,
+    "qwen-image": _unchanged,  # the authors published it in diffusers' names
+}
+
+IDLE = {"z-image": ("norm_final.weight",)}
+"""Tensors that files of a family have and its network never reads."""
+
+
+def config(family: str, shapes: Shapes) -> dict[str, Any]:
+    """The diffusers configuration of the transformer in a file. Raises KeyError, ValueError, IndexError."""
+    prefix = transformer_prefix(shapes, family)
+    if prefix is None:
+        raise KeyError(family)
+    return _CONFIGS[family](bare_names(shapes, prefix))
+
+
+def _count(bare: Bare, home: str) -> int:
+    """How many numbered blocks there are under `home`."""
+    numbers = {int(name[len(home) :].partition(".")[0]) for name in bare if name.startswith(home)}
+    if numbers != set(range(len(numbers))):
+        raise ValueError(f"{home} has gaps")
+    return len(numbers)
+
+
+def _axes(head: int, published: tuple[int, ...]) -> list[int]:
+    """How a head's width is shared by the axes of places: as in the published model, whose heads have 128."""
+    return [part * head // 128 for part in published]
+
+
+def _flux(bare: Bare) -> dict[str, Any]:
+    head = bare["double_blocks.0.img_attn.norm.query_norm.scale"][0]
+    width, channels = bare["img_in.weight"]
+    return {
+        "in_channels": channels,
+        "out_channels": bare["final_layer.linear.weight"][0],
+        "num_layers": _count(bare, "double_blocks."),
+        "num_single_layers": _count(bare, "single_blocks."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": bare["txt_in.weight"][1],
+        "axes_dims_rope": _axes(head, (16, 56, 56)),
+    }
+
+
+def _flux1(bare: Bare) -> dict[str, Any]:
+    return {
+        **_flux(bare),
+        "pooled_projection_dim": bare["vector_in.in_layer.weight"][1],
+        "guidance_embeds": "guidance_in.in_layer.weight" in bare,
+    }
+
+
+def _chroma(bare: Bare) -> dict[str, Any]:
+    hidden, channels = bare["distilled_guidance_layer.in_proj.weight"]
+    return {
+        **_flux(bare),
+        "approximator_num_channels": channels,
+        "approximator_hidden_dim": hidden,
+        "approximator_layers": _count(bare, "distilled_guidance_layer.layers."),
+    }
+
+
+def _sd3(bare: Bare) -> dict[str, Any]:
+    width, channels, patch, _ = bare["x_embedder.proj.weight"]
+    layers = _count(bare, "joint_blocks.")
+    twice = sorted({int(name.split(".")[1]) for name in bare if ".x_block.attn2." in name})
+    return {
+        "sample_size": 128,
+        "patch_size": patch,
+        "in_channels": channels,
+        "out_channels": bare["final_layer.linear.weight"][0] // patch**2,
+        "num_layers": layers,
+        # As many heads as blocks: the rule by which its authors made every size of it.
+        "num_attention_heads": layers,
+        "attention_head_dim": width // layers,
+        "joint_attention_dim": bare["context_embedder.weight"][1],
+        "caption_projection_dim": bare["context_embedder.weight"][0],
+        "pooled_projection_dim": bare["y_embedder.mlp.0.weight"][1],
+        "pos_embed_max_size": math.isqrt(bare["pos_embed"][1]),
+        "dual_attention_layers": twice,
+        "qk_norm": "rms_norm" if "joint_blocks.0.x_block.attn.ln_q.weight" in bare else None,
+    }
+
+
+def _z_image(bare: Bare) -> dict[str, Any]:
+    width, cell = bare["x_embedder.weight"]
+    head = bare["layers.0.attention.q_norm.weight"][0]
+    return {
+        "in_channels": cell // 4,
+        "dim": width,
+        "n_layers": _count(bare, "layers."),
+        "n_refiner_layers": _count(bare, "noise_refiner."),
+        "n_heads": width // head,
+        "n_kv_heads": width // head,
+        "cap_feat_dim": bare["cap_embedder.1.weight"][1],
+        "axes_dims": _axes(head, (32, 48, 48)),
+        "axes_lens": [1536, 512, 512],
+    }
+
+
+def _qwen_image(bare: Bare) -> dict[str, Any]:
+    width, channels = bare["img_in.weight"]
+    head = bare["transformer_blocks.0.attn.norm_q.weight"][0]
+    return {
+        "patch_size": 2,
+        "in_channels": channels,
+        "out_channels": bare["proj_out.weight"][0] // 4,
+        "num_layers": _count(bare, "transformer_blocks."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": bare["txt_in.weight"][1],
+        "axes_dims_rope": _axes(head, (16, 56, 56)),
+    }
+
+
+_CONFIGS: dict[str, Callable[[Bare], dict[str, Any]]] = {
+    "sd3": _sd3,
+    "flux1": _flux1,
+    "chroma": _chroma,
+    "z-image": _z_image,
+    "qwen-image": _qwen_image,
+}

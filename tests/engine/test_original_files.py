@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Single files of the transformer families: the picture from a file is the picture from the folder, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from server.diffusion import Task, generate, load_model
+from server.diffusion.original import load
+from tests.engine.conftest import hard_mask, picture
+from tests.tiny_flow import make_flow_model, words_tokenizer
+from tests.tiny_original import make_files, make_single
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "flux1-dev": ("flux1", {}),
+    "flux1-schnell": ("flux1", {"few_steps": True}),
+    "flux1-fill": ("flux1", {"inpaint": True}),
+    "sd3": ("sd3", {}),
+    "sd3.5-without-t5": ("sd3", {"with_t5": False, "second": True}),
+    "chroma": ("chroma", {}),
+    "z-image": ("z-image", {}),
+    "qwen-image": ("qwen-image", {}),
+}
+TASK = Task(
+    prompt="a red boat", negative="fog", seed=3, total_steps=2, sampler="Euler", width=64, height=64, guidance=3
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A tiny model as a diffusers folder, loaded."""
+
+    family: str
+    folder: Path
+    model: Any
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """made(kind) -> the model as a folder, once."""
+    done: dict[str, Made] = {}
+
+    def get(kind: str) -> Made:
+        if kind not in done:
+            family, options = KINDS[kind]
+            folder = make_flow_model(tmp_path_factory.mktemp("original") / kind, family, **options)
+            done[kind] = Made(family, folder, load_model(folder, family))
+        return done[kind]
+
+    return get
+
+
+@pytest.fixture(autouse=True)
+def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny encoders know nine words, not the 32,000 and 150,000 of the shipped tokenizers (tests of their own)."""
+    monkeypatch.setattr(load, "t5_tokenizer", words_tokenizer)
+    monkeypatch.setattr(load, "qwen_tokenizer", words_tokenizer)
+
+
+def task_of(kind: str) -> Task:
+    if kind == "flux1-fill":
+        return replace(TASK, image=picture(), mask=hard_mask())
+    return TASK
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_in_one_file(kind: str, made: Callable[[str], Made], tmp_path: Path) -> None:
+    whole = made(kind)
+    path = make_single(tmp_path / "all.safetensors", whole.folder, whole.model, whole.family)
+    single = load_model(path, whole.family)
+    assert np.array_equal(generate(single, task_of(kind)).image, generate(whole.model, task_of(kind)).image)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformer_alone_with_files_beside_it(kind: str, made: Callable[[str], Made], tmp_path: Path) -> None:
+    """The same weights in every part, wherever they lie; and nothing but the parts that are there."""
+    whole = made(kind)
+    path = tmp_path / "transformer.safetensors"
+    parts = make_files(path, whole.folder, whole.model, whole.family)
+    single: Any = load_model(path, whole.family, parts=parts)
+    wanted = {name: part for name, part in whole.model.parts.items() if isinstance(part, torch.nn.Module)}
+    found = {name: part for name, part in single.parts.items() if isinstance(part, torch.nn.Module)}
+    assert found.keys() == wanted.keys()
+    for name, part in wanted.items():
+        before, after = part.state_dict(), found[name].state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before), name
+        assert differences(configuration(part), configuration(found[name])) <= UNUSED_SETTINGS, name
+    assert settings(single.schedule_config) == settings(whole.model.schedule_config)
+
+
+UNUSED_SETTINGS: set[str] = {
+    "_name_or_path", "_use_default_values", "architectures", "dtype", "torch_dtype", "transformers_version",
+    "sample_size", "down_block_types", "up_block_types", "axes_lens", "max_position_embeddings", "text_config",
+    "vision_config", "bos_token_id", "eos_token_id", "pad_token_id", "projection_dim",
+}  # fmt: skip
+"""Settings that say nothing about what a network computes, or that tiny models have smaller (tables of places)."""
+
+
+def configuration(part: Any) -> dict[str, Any]:
+    return part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+    return {key for key in one.keys() & other.keys() if plain(one[key]) != plain(other[key])}
+
+
+def settings(schedule: Any) -> dict[str, Any]:
+    return {key: value for key, value in schedule.items() if not key.startswith("_")}
+
+
+def test_one_step_of_qwen_image_is_a_picture(made: Callable[[str], Made]) -> None:
+    """Its schedule stretches to a last noise level, and of one level alone diffusers makes no number at all."""
+    model = made("qwen-image").model
+    assert torch.isfinite(model.schedule("Euler", 1, 0, 64, 64).timestep(0))
+    assert generate(model, replace(TASK, total_steps=1)).image.std() > 0
