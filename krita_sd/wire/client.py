@@ -57,7 +57,7 @@ from .messages import (
     Welcome,
     parse_from_server,
 )
-from .queries import MemoryEstimate, PromptReading, QueueOrder
+from .queries import Downloads, MemoryEstimate, PromptReading, QueueOrder
 from .recipe import Recipe
 from .values import Fields
 from .version import VERSION
@@ -275,7 +275,7 @@ class ClientCore:
             return [ModelsListed(message.models, message.device, message.folders)]
         if isinstance(message, Error):
             return self._receive_error(message.error)
-        if isinstance(message, (PromptReading, MemoryEstimate, QueueOrder)):
+        if isinstance(message, (PromptReading, MemoryEstimate, QueueOrder, Downloads)):
             return [Answered(message)]
         if isinstance(message, LiveState):
             return self._live.state(message)

@@ -18,7 +18,17 @@ from .frames import FORMATS
 from .limits import MAX_COUNT, MAX_HASHES, MAX_NAME, MAX_PICTURE
 from .live import Live, LiveState, LiveStop
 from .message import Message
-from .queries import Estimate, FreeMemory, MemoryEstimate, Move, PromptReading, QueueOrder, ReadPrompt
+from .queries import (
+    Download,
+    Downloads,
+    Estimate,
+    FreeMemory,
+    MemoryEstimate,
+    Move,
+    PromptReading,
+    QueueOrder,
+    ReadPrompt,
+)
 from .recipe import Recipe
 from .values import Fields, is_hash, parse_object
 
@@ -366,13 +376,15 @@ def _hashes(read: Fields) -> tuple[str, ...]:
 _FROM_CLIENT: dict[str, Any] = {
     kind.type: kind
     for kind in (
-        Hello, Submit, Cancel, Finish, Ack, Have, ListModels, Live, LiveStop, ReadPrompt, Estimate, Move, FreeMemory
+        Hello, Submit, Cancel, Finish, Ack, Have, ListModels, Live, LiveStop, ReadPrompt, Estimate, Move, FreeMemory,
+        Download,
     )
 }  # fmt: skip
 _FROM_SERVER: dict[str, Any] = {
     kind.type: kind
     for kind in (
-        Welcome, State, Progress, Result, Models, Missing, Error, LiveState, PromptReading, MemoryEstimate, QueueOrder
+        Welcome, State, Progress, Result, Models, Missing, Error, LiveState, PromptReading, MemoryEstimate, QueueOrder,
+        Downloads,
     )
 }  # fmt: skip
 

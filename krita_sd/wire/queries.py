@@ -120,3 +120,41 @@ class FreeMemory(Message):
     @classmethod
     def read(cls, read: Fields) -> FreeMemory:
         return cls()
+
+
+DOWNLOADS = ("list", "ask", "start", "stop", "discard")
+"""What can be done about downloads: list them; ask the hub for a size; fetch, or go on; stop and keep what has arrived;
+throw that away. Only "ask" and "start" let the server reach out."""
+
+MAX_OFFERS = 500
+
+
+@dataclass(frozen=True)
+class Download(Message):
+    """Do something about the download that the server offers under `id` ("" for "list"). Answered by `downloads`."""
+
+    type = "download"
+    do: str = "list"
+    id: str = ""
+
+    @classmethod
+    def read(cls, read: Fields) -> Download:
+        return cls(read.choice("do", DOWNLOADS, "list"), read.text("id", MAX_NAME, ""))
+
+
+@dataclass(frozen=True)
+class Downloads(Message):
+    """What can be downloaded and how far each is: [{id, title, kind, family, licence, note, account, source, phase,
+    bytes, done, rate, problem}]; sent when it changes (lossy, the newest replaces one that has not left).
+
+    phase: offered, asking, waiting, running, checking, stopping, partial, installed. bytes: in all, 0 while not known.
+    done: bytes that are here. rate: bytes per second. `free`: bytes of the disk they go to.
+    """
+
+    type = "downloads"
+    offers: tuple[dict[str, Any], ...] = ()
+    free: int = 0
+
+    @classmethod
+    def read(cls, read: Fields) -> Downloads:
+        return cls(tuple(read.objects("offers", MAX_OFFERS)), read.integer("free", 0, 2**53, 0))

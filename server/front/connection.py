@@ -35,7 +35,7 @@ from krita_sd.wire.messages import (
     choose_protocol,
     parse_from_client,
 )
-from krita_sd.wire.queries import Estimate, FreeMemory, Move, ReadPrompt
+from krita_sd.wire.queries import Download, Estimate, FreeMemory, Move, ReadPrompt
 from krita_sd.wire.version import VERSION
 
 from . import memory
@@ -211,6 +211,8 @@ class Connection:
             self._hub.live.stop(self._reply, message.live)
         elif isinstance(message, Estimate):
             return await asyncio.to_thread(memory.answer, self._hub.library, self._hub.pool.device(), message)
+        elif isinstance(message, Download):
+            return await self._hub.downloads.answer(message)
         elif isinstance(message, FreeMemory):
             self._hub.pool.free_memory()
         elif isinstance(message, Hello):

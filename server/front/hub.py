@@ -13,6 +13,8 @@ from typing import Any
 from krita_sd.wire import PROTOCOL, limits
 from krita_sd.wire.frames import BYTES_PER_PIXEL
 from krita_sd.wire.messages import LANES, PLACES, PREVIEW_LEVELS, Hello, Message, Models, Welcome
+from krita_sd.wire.places import default_models_dir
+from krita_sd.wire.queries import Downloads
 from krita_sd.wire.recipe import FILLS, SAMPLERS
 from krita_sd.wire.values import dump
 from krita_sd.wire.version import VERSION
@@ -21,6 +23,7 @@ from server.library.capabilities import families_json
 from server.pool import Pool, WorkerEvent
 
 from .blobs import Blobs
+from .downloads import DownloadDesk
 from .journal import Journal
 from .live import LiveFront
 from .scheduler import BUILT, Scheduler
@@ -58,6 +61,8 @@ class Hub:
         self.journal = Journal(folder.journal)
         self.scheduler = Scheduler(pool, library, self.blobs, self.journal, self.session)
         self.live = LiveFront(pool, self.scheduler.resolver, self.blobs)
+        target = library.roots[0] if library.roots else default_models_dir()
+        self.downloads = DownloadDesk(target, self._tell_downloads, self._downloaded)
         self.audience: set[Callable[[Message], None]] = set()
         self._sessions: dict[str, Session] = {}
         self._models: tuple[dict[str, Any], ...] = ()
@@ -89,11 +94,25 @@ class Hub:
             return
         self.scheduler.on_event(event)
         if event.kind in ("ready", "memory"):
-            for tell in self.audience:
-                tell(self.models_message())
+            self._tell_models()
+
+    def _tell_models(self) -> None:
+        for tell in self.audience:
+            tell(self.models_message())
+
+    def _tell_downloads(self, message: Downloads) -> None:
+        text = message.to_text()
+        for session in self._sessions.values():
+            if session.attached:
+                session.set_downloads(text)
+
+    async def _downloaded(self) -> None:
+        await self.rescan()
+        self._tell_models()
 
     async def close(self) -> None:
         """End tasks and workers; what is unfinished stays in the journal for the next server."""
+        await self.downloads.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -143,6 +162,7 @@ class Hub:
                 "formats": list(BYTES_PER_PIXEL),
                 "wildcards": list(self._wildcards),
                 "model_folders": self.folders(),
+                "downloads": True,
             },
             limits={
                 "chunk": limits.CHUNK,

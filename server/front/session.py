@@ -224,6 +224,10 @@ class Session:
         """Replace the order of the queue that has not left yet."""
         self.set_progress("", text)  # no job has an empty name
 
+    def set_downloads(self, text: str) -> None:
+        """Replace the state of the downloads that has not left yet."""
+        self.set_progress(" ", text)  # no job has a space in its name
+
     def set_preview(self, job: str, preview: Preview) -> None:
         """Replace the preview of a job that has not left yet."""
         self._previews[job] = preview
