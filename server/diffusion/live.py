@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -25,7 +25,7 @@ from server.diffusion.features.masks import MaskedChange, cell_sums
 from server.diffusion.few_step import FewStep, few_step_name
 from server.diffusion.live_canvas import DeviceCanvas, content_of, resized
 from server.diffusion.live_format import live_autoencoder
-from server.diffusion.live_graph import CopyBack, Steps
+from server.diffusion.live_graph import CopyBack, Steps, Traced
 from server.diffusion.live_shown import Part, Shown
 from server.diffusion.live_window import Window, edit_window, selection_window, whole_window
 from server.diffusion.model import Condition, LoadedModel, Recent, bytes_to_device, draw_noise
@@ -33,6 +33,9 @@ from server.diffusion.schedules import is_flow
 from server.diffusion.task import Pixels, Task
 
 _KEPT = 4
+
+_TOLD = ("embeds", "pooled", "mask", "ids")
+"""Fields of a condition that are tensors."""
 
 Superseded = Callable[[float], bool]
 """Asked between steps with the share of the frame that is done: whether to give it up."""
@@ -97,14 +100,16 @@ class LiveSession:
         self._tables: Recent[FewStep] = Recent(_KEPT)
         self._noise: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(_KEPT)
         self._steps: Recent[Steps] = Recent(_KEPT)
+        self._traces: Recent[Traced] = Recent(_KEPT)
         self._masks: Recent[torch.Tensor] = Recent(_KEPT)
         self._latents: tuple[object, torch.Tensor] | None = None
         self._shown = Shown(model.device)
         self._made: object = None
         self._changed: set[int] = set()
-        self._running: Steps | None = None
+        self._running: tuple[Steps, Traced] | None = None
         self._copy_back = CopyBack(model.device)
         self._weights: tuple[object, ExitStack] | None = None
+        self._weighted = 0
 
     # Weights -----------------------------------------------------------------------------------------------------
 
@@ -124,11 +129,16 @@ class LiveSession:
                 undo.enter_context(feature)
             self._weights = (task.loras, undo.pop_all())
         self.counts["weights"] += 1
+        # A trace may keep something that was computed from them; a captured graph reads them where they are.
+        self._weighted = self.counts["weights"] if self._model.device.type == "cpu" else 0
 
     def advance(self) -> bool:
-        """Something useful while nobody waits (a graph to capture); False when there is nothing left."""
+        """Something useful while nobody waits (a graph to capture, a trace); False when there is nothing left."""
+        if self._weights is None or self._running is None:
+            return False
         with torch.inference_mode():
-            return self._weights is not None and self._running is not None and self._running.advance()
+            steps, traced = self._running
+            return traced.advance() or steps.advance()
 
     # Frames ------------------------------------------------------------------------------------------------------
 
@@ -274,17 +284,19 @@ class LiveSession:
             sums = self._selected(wish.selection, window)
             kept = MaskedChange(table, sums, self._model.factor, original, noise)  # type: ignore[arg-type]
 
+        traced, told = self._traced(condition, task.guidance, original, table)
+
         def make() -> Steps:
             def step(index: int, latents: torch.Tensor) -> torch.Tensor:
                 inputs = table.model_input(index, latents)
-                prediction = self._model.predict(inputs, table.timestep(index), condition, task.guidance)
+                prediction = traced(inputs, table.timestep(index), *told)
                 return table.step(index, prediction, latents, draws)
 
             return Steps(step, table.start, table.total, original)
 
-        steps = self._running = self._steps.get(
-            (id(condition), id(table), id(noise), task.guidance, original.shape), make
-        )
+        key = (id(condition), id(table), id(noise), id(traced), task.guidance, original.shape)
+        steps = self._steps.get(key, make)
+        self._running = steps, traced
         latents = table.noised(table.start, original, noise)
         for index in range(table.start, table.total):
             if superseded((index - table.start) / table.steps):
@@ -295,6 +307,24 @@ class LiveSession:
             if kept is not None:
                 latents, _ = kept.after_step(index, latents, latents)
         return latents
+
+    def _traced(
+        self, condition: Condition, guidance: float, like: torch.Tensor, table: FewStep
+    ) -> tuple[Traced, tuple[torch.Tensor, ...]]:
+        """The model's prediction of (inputs, timestep, what it is told), and what it is told: another prompt needs no
+        other trace."""
+        names = [name for name in _TOLD if getattr(condition, name) is not None]
+        told = tuple(getattr(condition, name) for name in names)
+
+        def predict(inputs: torch.Tensor, timestep: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+            now = replace(condition, **dict(zip(names, tensors)))
+            return self._model.predict(inputs, timestep, now, guidance)
+
+        # What stays of a condition in a trace: whatever is no tensor of its own.
+        rest = id(condition) if condition.negative is not None or condition.references else 0
+        shapes = tuple((name, tensor.shape) for name, tensor in zip(names, told))
+        key = (like.shape, guidance, shapes, rest, self._weighted)
+        return self._traces.get(key, lambda: Traced(predict, (like, table.timestep(table.start), *told))), told
 
     def _selected(self, selection: Selection, window: Window) -> torch.Tensor:
         def compute() -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,20 @@ def _problem(torch: Any, kind: str) -> str:
     except (RuntimeError, AssertionError) as error:
         return str(error).splitlines()[0]
     return ""
+
+
+@contextmanager
+def all_cores_but_one() -> Iterator[None]:
+    """For Live on a processor: it and the brush compete, and a model on a core that is not free waits for it in every
+    operation: beside a Krita that paints, two threads on two cores took more than twice as long as one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, (os.cpu_count() or 2) - 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _leave_a_core(torch: Any) -> None:

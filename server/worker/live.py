@@ -25,6 +25,7 @@ from krita_sd.wire.recipe import Recipe, steps_plan
 from krita_sd.wire.values import or_default
 
 from . import masks, pixels
+from .device import all_cores_but_one
 from .models import ModelCache
 from .prepare import inversions_of, loras_of
 
@@ -170,7 +171,7 @@ class LiveDesk:
         path = Path(settings["path"])
         if not models.peek(path):
             self._tell(room, request, emit, "loading")
-        model = models.get(path, settings["family"], lambda: room.stopped)
+        model = models.get(path, settings["family"], lambda: room.stopped, parts=settings.get("parts"))
         if extent is not None:
             room.canvas = DeviceCanvas(extent.width, extent.height, model.device)
         if room.canvas is None:
@@ -185,7 +186,8 @@ class LiveDesk:
         def superseded(done: float) -> bool:
             return room.stopped or (room.request is not None and done < 0.5 and not room.patient)
 
-        frame = session.render(wish, room.canvas, superseded, bool(order.get("fit")))
+        with all_cores_but_one():
+            frame = session.render(wish, room.canvas, superseded, bool(order.get("fit")))
         room.patient = frame is None
         if frame is None or room.stopped:
             return

@@ -18,7 +18,7 @@ from server.diffusion.few_step import FewStep
 from server.diffusion.live import LiveSession, Selection, Wish
 from server.diffusion.live_canvas import DeviceCanvas, painted, paste, resized
 from server.diffusion.live_format import fastest
-from server.diffusion.live_graph import Steps
+from server.diffusion.live_graph import Steps, Traced
 from server.diffusion.live_window import MARGIN, edit_window, feather, whole_window
 from server.diffusion.model import Condition
 from tests.engine.conftest import Loaded, picture
@@ -204,12 +204,12 @@ def test_a_selection_is_composited_and_its_outside_is_transparent(session: LiveS
 
 def test_a_picture_smaller_than_the_canvas_is_sent_at_its_own_size(model_of: Loaded) -> None:
     """Enlarged where it is shown it is what would have been sent otherwise; a window is sent at the canvas's size."""
-    session, other = (LiveSession(model_of("sd1", tiny_decoder=True)) for _ in range(2))
+    session = LiveSession(model_of("sd1", tiny_decoder=True))
     before = session._model.native
     try:
         session._model.native = NativeRange(128, 128, 128 * 128, 128 * 128, 8)
         canvas, wish = canvas_of(256, 256), wish_of(0.3)
-        small, full = session.render(wish, canvas, fit=True), other.render(wish, canvas_of(256, 256))
+        small, full = session.render(wish, canvas, fit=True), session.render(wish, canvas)
         assert small is not None and full is not None
         assert (small.extent, small.box, small.opaque) == (Extent(128, 128), Bounds(0, 0, 256, 256), True)
         assert full.extent == (256, 256) and len(small.data) * 4 == len(full.data)
@@ -293,6 +293,30 @@ def test_no_step_waits_for_the_device(model_of: Loaded) -> None:
     for index in range(1, 4):
         latents = steps(index, latents)
     assert latents.device.type == "meta" and steps.captured == 0 and not steps.advance()
+
+
+def test_the_model_is_traced_while_nobody_waits_and_computes_the_same(session: LiveSession) -> None:
+    canvas, wish, another = canvas_of(), wish_of(), wish_of(prompt="a blue square")
+    first, eager = session.render(wish, canvas), session.render(another, canvas)
+    assert session._running is not None and not session._running[1].ready
+    turns = 0
+    while session.advance():
+        turns += 1
+    second = session.render(wish, canvas)
+    assert turns == 2 and session._running[1].ready
+    assert first is not None and second is not None and first.data == second.data
+    other = session.render(another, canvas)
+    assert session._running[1].ready, "another prompt needs no other trace"
+    assert other is not None and eager is not None and other.data == eager.data != first.data
+
+
+def test_a_model_that_cannot_be_traced_goes_on_as_it_is() -> None:
+    traced = Traced(lambda x: x + len(x.tolist()), (torch.ones(2, device=CPU),))
+    failing = Traced(lambda x: [][1], (torch.ones(2, device=CPU),))
+    assert not failing.advance() and not failing.ready
+    while traced.advance():
+        pass
+    assert torch.equal(traced(torch.zeros(2)), torch.full((2,), 2.0))
 
 
 def test_another_format_must_be_clearly_faster() -> None:
