@@ -49,20 +49,34 @@ def split_chunks(tokenizer: Any, parts: Sequence[Part], learned: Mapping[str, in
 
 
 def encode_chunks(
-    encoder: Any, tokenizer: Any, chunks: Sequence[Chunk], clip_skip: int, vectors: Vectors | None = None
+    encoder: Any,
+    tokenizer: Any,
+    chunks: Sequence[Chunk],
+    clip_skip: int,
+    vectors: Vectors | None = None,
+    device: torch.device | None = None,
 ) -> torch.Tensor:
-    """Hidden states (1, chunks * length, width) of the chunks, each encoded on its own and laid side by side."""
-    return torch.cat([_encode(encoder, tokenizer, chunk, clip_skip, vectors or {}) for chunk in chunks], dim=1)
+    """Hidden states (1, chunks * length, width) of the chunks, each encoded on its own and laid side by side.
+
+    device: where the encoder computes, which is not where its weights wait on lower rungs of the memory ladder.
+    """
+    place = encoder.device if device is None else device
+    return torch.cat([_encode(encoder, tokenizer, chunk, clip_skip, vectors or {}, place) for chunk in chunks], dim=1)
 
 
 def encode_inner(
-    encoder: Any, tokenizer: Any, chunks: Sequence[Chunk], layer: int, vectors: Vectors | None = None
+    encoder: Any,
+    tokenizer: Any,
+    chunks: Sequence[Chunk],
+    layer: int,
+    vectors: Vectors | None = None,
+    device: torch.device | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As SDXL and SD3 read: states of the `layer`-th layer from the end without the final norm, and the pooled output
     (1, projection) of the first chunk."""
     hidden, pooled = [], []
     for chunk in chunks:
-        ids, attention = _inputs(encoder, tokenizer, chunk)
+        ids, attention = _inputs(encoder, tokenizer, chunk, encoder.device if device is None else device)
         with in_place(encoder, _slots(chunk), vectors or {}):
             out = encoder(ids, attention_mask=attention, output_hidden_states=True)
         states = out.hidden_states
@@ -71,8 +85,10 @@ def encode_inner(
     return torch.cat(hidden, dim=1), pooled[0]
 
 
-def _encode(encoder: Any, tokenizer: Any, chunk: Chunk, clip_skip: int, vectors: Vectors) -> torch.Tensor:
-    ids, attention = _inputs(encoder, tokenizer, chunk)
+def _encode(
+    encoder: Any, tokenizer: Any, chunk: Chunk, clip_skip: int, vectors: Vectors, device: torch.device
+) -> torch.Tensor:
+    ids, attention = _inputs(encoder, tokenizer, chunk, device)
     with in_place(encoder, _slots(chunk), vectors):
         if clip_skip <= 1:
             return _weighted(encoder(ids, attention_mask=attention)[0], chunk)
@@ -86,7 +102,9 @@ def _slots(chunk: Chunk) -> dict[int, Slot]:
     return {place: token for place, (token, _) in enumerate(chunk, 1) if isinstance(token, Slot)}
 
 
-def _inputs(encoder: Any, tokenizer: Any, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _inputs(
+    encoder: Any, tokenizer: Any, chunk: Chunk, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Token ids (1, length) and, where the encoder wants one, their mask.
 
     Vectors stand on the first word of the table: old configurations find the end by the greatest id.
@@ -94,10 +112,10 @@ def _inputs(encoder: Any, tokenizer: Any, chunk: Chunk) -> tuple[torch.Tensor, t
     words = (0 if isinstance(token, Slot) else token for token, _ in chunk)
     ids = [tokenizer.bos_token_id, *words, tokenizer.eos_token_id]
     padding = tokenizer.model_max_length - len(ids)
-    tensor = torch.tensor([ids + [tokenizer.pad_token_id] * padding], device=encoder.device)
+    tensor = torch.tensor([ids + [tokenizer.pad_token_id] * padding], device=device)
     if not getattr(encoder.config, "use_attention_mask", False):
         return tensor, None
-    return tensor, torch.tensor([[1] * len(ids) + [0] * padding], device=encoder.device)
+    return tensor, torch.tensor([[1] * len(ids) + [0] * padding], device=device)
 
 
 def _weighted(hidden: torch.Tensor, chunk: Chunk) -> torch.Tensor:

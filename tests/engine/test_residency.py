@@ -115,3 +115,24 @@ def test_the_usual_precision_wins_unless_another_is_much_faster() -> None:
 
 def test_the_precision_of_the_processor_is_measured() -> None:
     assert precision.choose_dtype("cpu", seconds=0.002) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_words_go_to_the_device_though_the_encoder_still_waits_outside(family: str, tmp_path: Path) -> None:
+    """The encoder is brought when it is called; what it is called with must be there before. "meta" is outside here."""
+    model: Any = load_model(make_model(tmp_path / "model", family), family)
+    outside = model.text_encoder
+    outside.to("meta")
+    seen: list[torch.device] = []
+
+    class Enough(Exception):
+        pass
+
+    def look(module: Any, arguments: Any) -> None:
+        seen.append(arguments[0].device)
+        raise Enough
+
+    outside.register_forward_pre_hook(look)
+    with pytest.raises(Enough):
+        model.condition(TASK)
+    assert seen == [model.device]

@@ -430,6 +430,6 @@ def test_the_listing_names_every_kind_and_every_problem(tmp_path: Path) -> None:
         assert (entry["kind"], entry["family"]) == (kind, family)
         assert entry["usable"] is (entry["problem"] == "") and "\n" not in entry["problem"]
         runs = kind == "checkpoint" and family in ("sd1", "sd2", "sdxl")
-        beside = kind in ("lora", "vae", "controlnet", "t2i_adapter", "ip_adapter", "upscaler")
+        beside = kind in ("lora", "vae", "embedding", "controlnet", "t2i_adapter", "ip_adapter", "upscaler")
         assert entry["usable"] is (runs or beside), entry
     assert "not safe to load" in found["old.ckpt"]["problem"] and found["cut.safetensors"]["problem"].endswith(".")

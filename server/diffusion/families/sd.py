@@ -52,7 +52,7 @@ class StableDiffusion(PartsModel):
 
         def compute() -> Condition:
             (vectors,) = self.vectors(task)
-            out = encode_chunks(self.text_encoder, self.tokenizer, chunks, task.clip_skip, vectors)
+            out = encode_chunks(self.text_encoder, self.tokenizer, chunks, task.clip_skip, vectors, self.device)
             return Condition(out.to(self.dtype))
 
         return self.read_once((tuple(chunks), task.clip_skip), task, compute)

@@ -60,8 +60,8 @@ class StableDiffusion3(FlowModel):
         layer = max(_PENULTIMATE, task.clip_skip)
 
         def compute() -> Condition:
-            first, pooled = encode_inner(self.text_encoder, self.tokenizer, chunks, layer)
-            second, pooled_2 = encode_inner(self.text_encoder_2, self.tokenizer_2, chunks, layer)
+            first, pooled = encode_inner(self.text_encoder, self.tokenizer, chunks, layer, device=self.device)
+            second, pooled_2 = encode_inner(self.text_encoder_2, self.tokenizer_2, chunks, layer, device=self.device)
             clip = torch.cat([first, second], dim=-1).to(self.dtype)
             third = self._states(text)
             clip = torch.nn.functional.pad(clip, (0, third.shape[-1] - clip.shape[-1]))

@@ -79,8 +79,8 @@ class StableDiffusionXL(StableDiffusion):
 
         def compute() -> Condition:
             one, two = self.vectors(task)
-            first, _ = encode_inner(self.text_encoder, self.tokenizer, chunks, layer, one)
-            second, pooled = encode_inner(self.text_encoder_2, self.tokenizer_2, chunks, layer, two)
+            first, _ = encode_inner(self.text_encoder, self.tokenizer, chunks, layer, one, self.device)
+            second, pooled = encode_inner(self.text_encoder_2, self.tokenizer_2, chunks, layer, two, self.device)
             return Condition(torch.cat([first, second], dim=-1).to(self.dtype), pooled.to(self.dtype))
 
         return self.read_once((tuple(chunks), layer), task, compute)
