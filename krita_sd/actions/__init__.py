@@ -9,6 +9,7 @@ from typing import Any
 
 from krita_sd import job_events as ev
 from krita_sd.actions.again import Again
+from krita_sd.actions.collection import Collection
 from krita_sd.actions.connection import Connection
 from krita_sd.actions.controlling import Controlling
 from krita_sd.actions.core import Core
@@ -51,6 +52,7 @@ class Actions(Core):
         self.queue = Queue(self, self.results, self.generating)
         self.recipes = self.history.recipes
         self.serving = Serving(self)
+        self.collection = Collection(self, self.server.rescan)
         self.comparing = Comparing(self, self.results, self.again, self.history)
         # The history first: what it has not written when Krita quits, the shelf must keep.
         self.parts = [
@@ -63,6 +65,7 @@ class Actions(Core):
             self.styling,
             self.prompting,
             self.serving,
+            self.collection,
             self.live,
             self.again,
             self.queue,
@@ -90,7 +93,7 @@ class Actions(Core):
         self.rescan, self.free_memory = self.server.rescan, self.serving.free_memory
         self.copy_report = self.serving.copy_diagnostics
         self.leave_out, self.unmark = self.controlling.leave_out_active, self.controlling.unmark_active
-        for page in ("history", "queue", "models", "server", "prompts"):
+        for page in ("history", "queue", "models", "server", "prompts", "folders", "downloads"):
             setattr(self, f"show_{page}", functools.partial(self.show_page, page))
         self._refresh()
 

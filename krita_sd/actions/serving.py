@@ -16,7 +16,7 @@ from krita_sd.guarded import guarded
 from krita_sd.qt import QtCore, QtWidgets
 from krita_sd.wire import client
 from krita_sd.wire.errors import Code, WireError
-from krita_sd.wire.places import default_models_dir, state_dir
+from krita_sd.wire.places import state_dir
 from krita_sd.wire.queries import Estimate, FreeMemory, MemoryEstimate
 
 ASK_MS = 400
@@ -152,10 +152,3 @@ class Serving(Part):
         self.core.change(server_uri=address, server_token=token)
         self.core.start()
         self.core.link.reconnect()
-
-    def folders(self) -> tuple[str, ...]:
-        """Where this machine's server looks for models."""
-        told = self.core.features.get("folders")
-        if isinstance(told, list):
-            return tuple(str(folder) for folder in told[:50])
-        return () if self.core.settings.server_uri else (str(default_models_dir()),)

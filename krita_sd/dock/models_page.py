@@ -3,31 +3,35 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from krita_sd.dock import buttons
 from krita_sd.dock.sentence import Sentence
 from krita_sd.dock.tips import escaped
-from krita_sd.qt import Qt, QtWidgets, tr
+from krita_sd.qt import Qt, QtWidgets, Signal, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
 from krita_sd.view_lists import size_text
 
 _ID = Qt.ItemDataRole.UserRole
-_KINDS = {
+KINDS = {
     "checkpoint": "Model",
     "lora": "LoRA",
     "vae": "VAE",
     "controlnet": "ControlNet",
     "t2i_adapter": "T2I-Adapter",
     "ip_adapter": "IP-Adapter",
+    "redux": "Redux",
     "upscaler": "Upscaler",
     "embedding": "Embedding",
 }
 
 
 class ModelsPage(QtWidgets.QWidget):
-    """`actions` offers: models, rescan, change, serving.folders."""
+    """`actions` offers: models, rescan, change, styling.add_lora, collection.folders."""
+
+    page_wanted = Signal(str)
 
     def __init__(self, actions: Any) -> None:
         super().__init__()
@@ -62,14 +66,18 @@ class ModelsPage(QtWidgets.QWidget):
         row.addWidget(self.use)
         row.addWidget(self.again)
         column.addLayout(row)
-        self.folders = Sentence("krita_sd_models_folders", tr("Folders with models"), wrap=False)
-        column.addWidget(self.folders)
+        row = QtWidgets.QHBoxLayout()
+        for page, text, tip in (
+            ("folders", tr("Folders ..."), tr("Where models are looked for; share those of other programs")),
+            ("downloads", tr("Download ..."), tr("Fetch models from the Hugging Face hub")),
+        ):
+            button = buttons.push(f"models_{page}", text, tip, functools.partial(self.page_wanted.emit, page))
+            row.addWidget(button)
+        column.addLayout(row)
 
     def show_view(self, view: View, settings: Settings) -> None:
         """Draw."""
         self._fill()
-        found = self._actions.serving.folders()
-        self.folders.say(tr("Folder: ") + ", ".join(found) if found else tr("The folders are on the server's machine."))
 
     def _fill(self) -> None:
         words = self.search.text().lower().split()
@@ -81,7 +89,7 @@ class ModelsPage(QtWidgets.QWidget):
         for entry in models:
             name, kind = str(entry.get("name") or entry.get("id")), str(entry.get("kind") or "checkpoint")
             family, size = str(entry.get("family") or ""), entry.get("bytes")
-            cells = [name, tr(_KINDS.get(kind, kind)), family, size_text(size) if isinstance(size, int) else ""]
+            cells = [name, tr(KINDS.get(kind, kind)), family, size_text(size) if isinstance(size, int) else ""]
             if not all(word in " ".join(cells).lower() for word in words):
                 continue
             item = QtWidgets.QTreeWidgetItem(cells)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from krita_sd.dock.downloads_page import DownloadsPage
+from krita_sd.dock.folders_page import FoldersPage
 from krita_sd.dock.generate_page import GeneratePage
 from krita_sd.dock.grid import GridPage
 from krita_sd.dock.history import HistoryPage
@@ -42,10 +44,12 @@ WORKSPACES: tuple[Entry, ...] = (
 
 PAGES: tuple[Entry, ...] = (
     Entry("history", "History", "Everything that was made", HistoryPage, text="\u25f4"),
-    Entry("grid", "Compare", "Pictures with different values side by side", GridPage, icon="view-grid", text="#"),
+    Entry("grid", "Compare", "Pictures with different values side by side", GridPage, text="\u25a6"),
     Entry("queue", "Queue", "What runs and what waits", QueuePage, icon="format-list-ordered", text="Q"),
     Entry("models", "Models", "Models that were found", ModelsPage, icon="folder-pictures", text="M"),
     Entry("server", "Server", "Device, memory, log, another server", ServerPage, icon="configure", text="S"),
     Entry("prompts", "Prompts", "Prompts that were used", PromptsPage, has_button=False),
+    Entry("folders", "Folders", "Where models are looked for", FoldersPage, has_button=False),
+    Entry("downloads", "Downloads", "Models from the hub", DownloadsPage, has_button=False),
     Entry("style", "Style", "The style's own words and values", StylePage, has_button=False),
 )

@@ -43,6 +43,8 @@ class Panel(QtWidgets.QWidget):
             self._stack.addWidget(_scrolled(widget))
             if hasattr(widget, "done"):
                 widget.done.connect(lambda: self.show_page(""))
+            if hasattr(widget, "page_wanted"):
+                widget.page_wanted.connect(self.show_page)
         self.asking.page_wanted.connect(self.show_page)
         self.status = Sentence("krita_sd_status", tr("Status"), wrap=True)
         outer.addLayout(self._header())
@@ -59,8 +61,10 @@ class Panel(QtWidgets.QWidget):
 
     @property
     def wanted_height(self) -> int:
-        """Pixels that show everything without scrolling."""
-        return int(self._body.sizeHint().height() + self.status.sizeHint().height() + 48)
+        """Pixels that show everything without scrolling, with the results that the first picture brings."""
+        generate = self.workspaces["generate"]
+        later = generate.results.sizeHint().height() if not generate.results.isVisible() else 0
+        return int(self._body.sizeHint().height() + later + self.status.sizeHint().height() + 48)
 
     def _header(self) -> Any:
         """Workspaces on the left, pages on the right; one of all is pressed. A page without a button has a way back."""
@@ -168,6 +172,8 @@ def _scrolled(widget: Any) -> Any:
     """Without it the height of our widgets would make the whole Krita window taller than a small screen."""
     area = QtWidgets.QScrollArea()
     area.setWidgetResizable(True)
+    # A click on a button would put the keyboard here, and the list's next Delete would be Krita's.
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
     area.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setMinimumSize(200, 130)

@@ -21,6 +21,7 @@ class ServerPage(QtWidgets.QWidget):
         super().__init__()
         self._actions = actions
         self._address = self._token = ""
+        self._leave = 0.0
         self.setObjectName("krita_sd_server_area")
         column = QtWidgets.QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -100,7 +101,8 @@ class ServerPage(QtWidgets.QWidget):
         self.device.say(f"{tr('Device')}: {name or tr('not known until a model is loaded')}")
         self.memory.say(memory_text(device))
         self.memory.setVisible(bool(self.memory.text()))
-        if abs(self.leave.value() - settings.leave_free) > 1e-6 and not self.leave.hasFocus():
+        is_news, self._leave = self._leave != settings.leave_free, settings.leave_free
+        if abs(self.leave.value() - settings.leave_free) > 1e-6 and (is_news or not self.leave.hasFocus()):
             self.leave.blockSignals(True)
             self.leave.setValue(settings.leave_free)
             self.leave.blockSignals(False)

@@ -27,7 +27,11 @@ class Part:
         ("controlling", "types"): tuple,
         ("controlling", "makeable"): tuple,
         ("serving", "log"): "a log",
-        ("serving", "folders"): lambda: ("/models",),
+        ("collection", "folders"): tuple,
+        ("collection", "is_elsewhere"): False,
+        ("collection", "can_download"): True,
+        ("collection", "offers"): (),
+        ("collection", "free"): 5_000_000_000,
     }
     """What parts tell: (part, name) -> value."""
 
@@ -296,12 +300,64 @@ def pages(panel: Any, actions: Recorder, press: Any) -> dict[str, Any]:
     press.mouseClick(page.free, left)
     press.mouseClick(page.copy, left)
     out["server"] = actions.take()
+    out |= folders_and_downloads(panel, actions, press)
     panel.show_page("models")
     panel.activateWindow()
     panel.take_keyboard()
     focused = panel.focusWidget().objectName()
     press.keyClick(panel.focusWidget(), Qt.Key.Key_Escape)
     out["page left"] = [focused, panel.page, actions.take()]
+    return out
+
+
+def folders_and_downloads(panel: Any, actions: Recorder, press: Any) -> dict[str, Any]:
+    """Both pages are reached from the models page; folders are added by keys; a download asks before it fetches."""
+    from krita_sd.download_text import FolderLine
+    from krita_sd.qt import Qt, QtWidgets
+
+    out: dict[str, Any] = {}
+    left, find = Qt.MouseButton.LeftButton, panel.findChild
+    found = {"program": "ComfyUI", "models": 3, "unusable": 1}
+    lines = (FolderLine("/own", True), FolderLine("/ui", False, found), FolderLine("/x", False, {"problem": "<b>"}))
+    offer = {"id": "o", "title": "VAE", "kind": "vae", "phase": "offered", "bytes": 0, "note": "<b>good</b>"}
+    Part.known |= {("collection", "folders"): lambda: lines, ("collection", "offers"): (offer, {"id": "p"})}
+    panel.show_page("models")
+    actions.take()
+    press.mouseClick(find(QtWidgets.QPushButton, "krita_sd_models_folders"), left)
+    page = panel.pages["folders"]
+    rows = [page.tree.topLevelItem(row) for row in range(3)]
+    out["folders"] = [panel.page, [[row.text(0), row.text(1)] for row in rows], page.drop.isEnabled()]
+    page.tree.setCurrentItem(rows[1])
+    press.mouseClick(page.drop, left)
+    press.mouseClick(page.open, left)
+    press.keyClicks(page.path, "/new")
+    press.keyClick(page.path, Qt.Key.Key_Return)
+    out["folders used"] = actions.take()
+    press.mouseClick(page.back, left)
+    out["folders left"] = panel.page
+    press.mouseClick(find(QtWidgets.QPushButton, "krita_sd_models_downloads"), left)
+    page = panel.pages["downloads"]
+    out["downloads"] = []
+    for change in (
+        {},
+        {"bytes": 335_000_000},
+        {"bytes": 335_000_000, "phase": "running", "done": 100_000_000, "rate": 1_000_000},
+        {"bytes": 335_000_000, "phase": "checking", "done": 335_000_000},
+        {"bytes": 335_000_000, "phase": "partial", "done": 300_000_000, "problem": "It broke."},
+        {"phase": "partial", "done": 300_000_000},
+        {"bytes": 335_000_000, "phase": "installed"},
+    ):
+        Part.known["collection", "offers"] = ({**offer, **change}, {"id": "p"})
+        panel.show_view(*panel._last)
+        buttons = [page.go, page.stop, page.discard]
+        enabled = "".join(str(int(button.isEnabled())) for button in buttons)
+        row = page.tree.topLevelItem(0)
+        bar = page.bar.format() if page.bar.isVisible() else ""
+        out["downloads"].append([page.go.text(), enabled, row.text(2), row.text(3), bar, page.problem.text()])
+        actions.take()
+        for button in buttons:
+            press.mouseClick(button, left)
+        out["downloads"][-1].append([call[1] for call in actions.take()])
     return out
 
 
@@ -412,6 +468,30 @@ def test_control_layers_are_changed_shown_unmarked_and_added(seen: dict[str, Any
         "krita_sd_control_make_depth": "<qt>Needs a ControlNet.</qt>",
         "krita_sd_control_mark_depth": "<qt>Needs a ControlNet.</qt>",
     }
+
+
+def test_folders_say_what_was_found_and_are_added_and_taken_out(seen: dict[str, Any]) -> None:
+    asked = ["/own", "The server has not looked into it yet."]
+    found = ["/ui", "ComfyUI: 3 models, 1 of them cannot be used"]
+    assert seen["folders"] == ["folders", [asked, found, ["/x", "<b>"]], False]
+    assert [call for call in seen["folders used"] if call[0].startswith("collection")] == [
+        ["collection.drop_folder", "/ui"],
+        ["collection.open_folder", "/ui"],
+        ["collection.add_folder", "/new"],
+    ]
+    assert seen["folders left"] == "models"
+
+
+def test_a_download_asks_for_the_size_and_is_stopped_continued_and_thrown_away(seen: dict[str, Any]) -> None:
+    assert seen["downloads"] == [
+        ["Ask for the size", "100", "", "", "", "", ["ask"]],
+        ["Download 335 MB", "100", "335 MB", "", "", "", ["start"]],
+        ["Download 335 MB", "010", "335 MB", "29 %", "100 MB of 335 MB, 1 MB per second, 4 min left", "", ["stop"]],
+        ["Download 335 MB", "010", "335 MB", "100 %", "Comparing with the checksum ...", "", ["stop"]],
+        ["Download the other 35 MB", "101", "335 MB", "300 MB are here", "", "It broke.", ["start", "discard"]],
+        ["Go on", "101", "", "300 MB are here", "", "", ["start", "discard"]],
+        ["Download 335 MB", "000", "335 MB", "installed", "", "", []],
+    ]
 
 
 def test_models_are_listed_with_their_problems_found_and_used(seen: dict[str, Any]) -> None:
