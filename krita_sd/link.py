@@ -17,9 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from krita_sd import tls
 from krita_sd.inbox import Inbox
 from krita_sd.live.desk import Desk
-from krita_sd.wire import PROTOCOL, client, tls
+from krita_sd.wire import PROTOCOL, client
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.limits import MAX_MESSAGE, PING_SECONDS, PING_TIMEOUT_SECONDS

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from krita_sd.wire import tls
+from krita_sd import tls
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.places import state_dir
 

@@ -17,7 +17,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
-from krita_sd.wire import PROTOCOL, tls
+from krita_sd import tls
+from krita_sd.wire import PROTOCOL
 from krita_sd.wire.client import ClientCore, Connected, Event, Refused
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.limits import MAX_MESSAGE, PING_SECONDS, PING_TIMEOUT_SECONDS

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from krita_sd.wire import PROTOCOL, tls
+from krita_sd import tls
+from krita_sd.wire import PROTOCOL
 from krita_sd.wire.version import VERSION
 from server.library import Library
 from server.pool.local import LocalPool

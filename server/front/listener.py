@@ -14,7 +14,8 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from krita_sd.wire import PROTOCOL, tls
+from krita_sd import tls
+from krita_sd.wire import PROTOCOL
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.limits import MAX_MESSAGE, PING_SECONDS, PING_TIMEOUT_SECONDS
 
@@ -55,7 +56,7 @@ def is_loopback(host: str) -> bool:
 
 
 def encryption(certificate: Path, key: Path | None) -> tuple[ssl.SSLContext, str]:
-    """What a listener needs to offer wss, and the fingerprint of the certificate (see `krita_sd.wire.tls`).
+    """What a listener needs to offer wss, and the fingerprint of the certificate (see `krita_sd.tls`).
 
     certificate: PEM, the server's own first; key: PEM without a passphrase, None when it is in the same file.
     Raises WireError in one sentence.

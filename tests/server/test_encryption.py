@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from krita_sd import link, server_process
-from krita_sd.wire import tls
+from krita_sd import link, server_process, tls
 from krita_sd.wire.errors import Code, WireError
 from server.client import Client
 from tests.server.harness import ServerProcess, run_cli, running

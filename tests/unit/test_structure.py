@@ -30,6 +30,7 @@ class Rule:
 RULES = [
     Rule("krita_sd/wire", ("krita_sd", "server"), ("krita_sd.wire",)),
     Rule("krita_sd/geometry.py", ("krita_sd", "server")),
+    Rule("krita_sd/tls.py", ("krita_sd", "server"), ("krita_sd.wire",)),
     Rule("krita_sd", ("server", "tests", "install")),
     # dock -> actions -> {canvas, jobs, link}; the three meet nowhere but in actions.
     Rule("krita_sd/dock", ("krita_sd.canvas", "krita_sd.link")),
@@ -42,7 +43,7 @@ RULES = [
     Rule("krita_sd/link.py", ("krita_sd.qt", "krita")),
     Rule("krita_sd/live", tuple(f"krita_sd.{name}" for name in ("dock", "actions", "canvas", "jobs", "link"))),
     *(Rule(f"krita_sd/live/{name}.py", ("krita_sd.qt", "krita")) for name in ("desk", "feed", "machine", "tiles")),
-    Rule("server", ("krita_sd",), ("krita_sd.wire", "krita_sd.geometry")),
+    Rule("server", ("krita_sd",), ("krita_sd.wire", "krita_sd.geometry", "krita_sd.tls")),
     Rule("server/front", (*HEAVY, "numpy", "server.diffusion", "server.worker")),
     Rule("server/library", (*HEAVY, "server.front", "server.diffusion", "server.worker")),
     Rule("server/diffusion", ("server.front", "server.pool", "server.worker", "krita_sd.wire.client", "websockets")),
