@@ -15,13 +15,15 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from server.diffusion.features.lora import LoraWeights
-from server.pocket.training import few_step, unet
+from server.pocket.training import controlnet, curriculum, few_step, unet
 from server.pocket.training.adapter import Adapter, Branch
-from server.pocket.training.captions import landscape
+from server.pocket.training.captions import CLOSE_UPS, Item, Scene, landscape
 from server.pocket.training.controlnet import lines_of
 from server.pocket.training.dataset import Latents, Mixture
+from server.pocket.training.judge import share_of_colour
+from server.pocket.training.landscapes import SUN
 from server.pocket.training.muon import orthogonal
-from server.pocket.training.render import Recipe, picture, render
+from server.pocket.training.render import Recipe, describe, picture, render
 from server.pocket.training.scenery import place_of, places
 from server.pocket.training.unet import Schedule
 from server.pocket.training.words import SKIES, TERRAINS
@@ -154,3 +156,64 @@ def test_drawn_landscapes_are_told_apart() -> None:
         scene = landscape(np.random.default_rng(50 + i), terrain, sky)
         assert place_of(np.asarray(render(scene, 192, 192))) == (terrain, sky)
     assert {scene.terrain for scene in places(11, True)} == set(TERRAINS)
+
+
+def test_what_fills_the_sky_is_called_by_its_bare_name() -> None:
+    scenes = [describe(Recipe({"sky": 1.0}), 1, i) for i in range(60)]
+    assert {scene.extras[0] for scene, _ in scenes} == set(CLOSE_UPS)
+    assert sum(text in CLOSE_UPS for _, text in scenes) >= 15
+    for scene, text in scenes:
+        assert scene.extras[0] in text
+    large = render(Scene("sky", sky="sunny", extras=("sun",)), 64, 64)
+    small = render(Scene("landscape", terrain="hills", sky="sunny", extras=("sun",)), 64, 64)
+    sizes = [share_of_colour(np.asarray(image)[:32], SUN, 30.0) for image in (large, small)]
+    assert sizes[0] > 3 * sizes[1] > 0
+
+
+def test_a_landscape_with_details_always_has_something_in_it() -> None:
+    for index in range(40):
+        scene, text = describe(Recipe({"detail": 1.0}), 2, index)
+        assert scene.terrain
+        assert 1 <= len(scene.extras) <= 3
+
+
+def test_objects_stand_on_the_grid_of_the_latents() -> None:
+    def drawn(x: float, radius: float) -> bytes:
+        return render(Scene("shape", (Item("star", "red", x=x, radius=radius),), "white"), 256, 256).tobytes()
+
+    assert drawn(0.5, 0.3125) == drawn(0.51, 0.32)
+    assert drawn(0.5, 0.3125) != drawn(0.5 + 1 / 32, 0.3125)
+
+
+def test_a_new_controlnet_changes_nothing_and_lets_the_lines_in() -> None:
+    base = tiny_unet()
+    torch.manual_seed(3)
+    control = controlnet.build(base)
+    x, t, told = inputs()
+    lines = torch.zeros(2, 3, 64, 64)
+    lines[1, :, 20:24] = 1
+    down, mid = control(x, t, told, lines, return_dict=False)
+    assert not any(part.any() for part in (*down, mid))
+    seen = control.controlnet_cond_embedding(lines)
+    assert not torch.allclose(seen[0], seen[1], atol=1e-2)
+
+
+def test_the_controlnet_learns_mostly_from_noise() -> None:
+    times = controlnet.noisy_times(1000, torch.Generator().manual_seed(0))
+    assert 0 <= int(times.min()) <= int(times.max()) == 999
+    assert 0.7 < float((times >= 500).float().mean()) < 0.8
+
+
+def test_a_later_stage_needs_its_own_pictures_and_the_weights_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = list(curriculum.STAGES)
+    assert curriculum.SHIPPED == stages[-1]
+    assert curriculum.before(["sets", stages[-1], "export"]) == stages[-2]
+    assert curriculum.before(["export"]) == stages[0]
+    assert curriculum.needed([stages[0]]) == ["shape"]
+    assert curriculum.needed(["lora"]) == ["sepia"]
+    assert set(curriculum.needed([*stages, "lora", "few_step", "controlnet"])) == set(curriculum.SETS)
+    for name in ("SETS", "STAGES", "STEPS"):
+        monkeypatch.setattr(curriculum, name, dict(getattr(curriculum, name)))
+    curriculum.shorten(0.003)
+    assert all(0 < part.count < 20 for part in curriculum.SETS.values())
+    assert all(2 <= stage.steps < 8 and not stage.stop for stage in curriculum.STAGES.values())

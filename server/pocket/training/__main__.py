@@ -38,12 +38,14 @@ from . import (
     vae,
 )
 
-VAE_STEPS, TEXT_STEPS = 720, 700
+ENOUGH = 200
+"""Pictures of shapes that the early warning needs to find captions that differ in one word."""
+TINY = 0.003
 WORLD, RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
 """Set by torchrun."""
 PARTS = (
     *("tokenizer", "text", "vae", "sharpen", "tiny", "sets", *curriculum.STAGES),
-    *("lora", "few_step", "export", "evaluate", "controlnet"),
+    *("lora", "few_step", "controlnet", "export", "evaluate"),
 )
 
 
@@ -67,14 +69,14 @@ def load_unet(work: Path, stage: str) -> UNet2DConditionModel:
     return model.eval()
 
 
-def begin_from(folder: Path, work: Path) -> None:
-    """Take tokenizer, text encoder and both autoencoders from a finished model, its UNet for the first stage's."""
+def begin_from(folder: Path, work: Path, before: str) -> None:
+    """Take tokenizer, text encoder and both autoencoders from a finished model, its UNet for that of stage `before`."""
     for name in ("tokenizer", "text_encoder", "vae", "taesd"):
         if not (work / name).exists():
             shutil.copytree(folder / name, work / name)
-    if not (work / "shapes.pt").exists():
+    if not (work / f"{before}.pt").exists():
         weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
-        torch.save({"average": {name: value.float() for name, value in weights.items()}}, work / "shapes.pt")
+        torch.save({"average": {name: value.float() for name, value in weights.items()}}, work / f"{before}.pt")
 
 
 def make_sets(work: Path, names: list[str]) -> None:
@@ -102,7 +104,7 @@ def train_stage(work: Path, name: str, device: str) -> None:
     pace: dict[str, Any] = {"muon_lr": stage.muon_lr, "decay": stage.decay, "falling": stage.falling}
     pace |= {"world": WORLD, "rank": RANK, "stop": stage.stop}
     model = unet.train(work, name, model, mixtures, stage.steps, seed, device=device, **pace)
-    if "shape" in sets and RANK == 0:
+    if "shape" in sets and RANK == 0 and len(sets["shape"]) >= ENOUGH:
         print(f"{name}: a wrong shape word raises the loss by {unet.swap_gap(model.cpu(), sets['shape']):.0%}")
 
 
@@ -110,51 +112,52 @@ def train_extra(work: Path, part: str) -> None:
     """An adapter or the ControlNet, on the finished UNet."""
     base = load_unet(work, curriculum.SHIPPED)
     if part == "lora":
-        lora.train(work, base, dataset.Latents(work, "sepia"), curriculum.LORA_STEPS)
+        lora.train(work, base, dataset.Latents(work, "sepia"), curriculum.STEPS["lora"])
     elif part == "few_step":
         mixture = dataset.Mixture([(dataset.Latents(work, n), share) for n, share in curriculum.FEW_STEP.items()])
         silent = torch.from_numpy(mixture.sets[0].states[:1].astype("float32"))
-        few_step.train(work, base, silent, mixture, curriculum.FEW_STEPS)
+        few_step.train(work, base, silent, mixture, curriculum.STEPS["few_step"])
     else:
         drawn = []
         for name in curriculum.CONTROL:
             chosen, seed = curriculum.SETS[name], 100 + curriculum.ORDER[name]
             latents = dataset.Latents(work, name)
             drawn.append(controlnet.Drawn(latents, chosen.recipe, seed, chosen.width, chosen.height))
-        controlnet.train(work, base, drawn, curriculum.CONTROL_STEPS)
+        controlnet.train(work, base, drawn, curriculum.STEPS["controlnet"])
 
 
 def write_model(work: Path, out: Path) -> None:
     tiny = AutoencoderTiny.from_pretrained(str((work / "taesd").resolve()), local_files_only=True)
     chosen, encoder = load_unet(work, curriculum.SHIPPED), load_text(work)[1]
-    export.export(out, chosen, load_vae(work, "vae_sharp"), encoder, work / "tokenizer", tiny, work / "lora")
+    export.export(out, chosen, load_vae(work, "vae_sharp"), encoder, work / "tokenizer", tiny, work)
 
 
-def run(part: str, out: Path, device: str) -> None:
-    """One part of the recipe."""
+def run(part: str, options: argparse.Namespace, device: str) -> None:
+    """One part of the recipe, as the command line's `options` want it."""
+    out = options.out
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     if part == "tokenizer":
         tokenizer.build(work / "tokenizer")
     elif part == "text":
         words = CLIPTokenizer.from_pretrained(str((work / "tokenizer").resolve()), local_files_only=True)
-        text.train(work, words, TEXT_STEPS)
+        text.train(work, words, curriculum.STEPS["text"])
     elif part == "vae":
-        vae.train(work, VAE_STEPS)
+        vae.train(work, curriculum.STEPS["vae"])
     elif part == "sets":
-        make_sets(work, list(curriculum.SETS))
+        make_sets(work, curriculum.needed(options.stage))
     elif part in curriculum.STAGES:
         train_stage(work, part, device)
     elif part == "sharpen":
-        vae.sharpen(work, load_vae(work), curriculum.SHARPEN_STEPS)
+        vae.sharpen(work, load_vae(work), curriculum.STEPS["sharpen"])
     elif part == "tiny":
-        tiny_decoder.train(work, load_vae(work), curriculum.TINY_STEPS)
+        tiny_decoder.train(work, load_vae(work), curriculum.STEPS["tiny"])
     elif part in ("lora", "few_step", "controlnet"):
         train_extra(work, part)
     elif part == "export":
         write_model(work, out / "model")
     elif part == "evaluate":
-        evaluate.main(out / "model")
+        evaluate.main(out / "model", TINY if options.tiny else 1.0)
 
 
 def main() -> None:
@@ -162,9 +165,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the work in progress and the model")
     parser.add_argument("--device", default="auto", help="where the UNet trains: auto, cpu, cuda, ...")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: as torch likes)")
-    parser.add_argument("--start", type=Path, help="a finished model to begin from: all but the later UNet stages")
+    parser.add_argument(
+        "--start", type=Path, help="a finished model whose parts, and UNet as that before the first stage, are taken"
+    )
     parser.add_argument("--stage", nargs="+", choices=PARTS, default=list(PARTS), help="only these parts, in order")
+    parser.add_argument("--tiny", action="store_true", help="a few steps of every part, to see that all of it runs")
     options = parser.parse_args()
+    if options.tiny:
+        curriculum.shorten(TINY)
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
@@ -172,14 +180,14 @@ def main() -> None:
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=1))
     if options.start and RANK == 0:
         (options.out / "work").mkdir(parents=True, exist_ok=True)
-        begin_from(options.start, options.out / "work")
+        begin_from(options.start, options.out / "work", curriculum.before(options.stage))
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     for part in options.stage:
         began = time.monotonic()
         if RANK == 0 or part in curriculum.STAGES:
-            run(part, options.out, device)
+            run(part, options, device)
         if WORLD > 1:
             torch.distributed.barrier()
         if RANK == 0:

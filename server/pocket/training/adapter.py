@@ -52,7 +52,6 @@ class Adapter(nn.Module):
                 branch = Branch(layer)
                 self.branches[name.replace(".", "_")] = branch
                 layer.register_forward_hook(self._hook(branch))
-        self.to(memory_format=torch.channels_last)
 
     def _hook(self, branch: Branch):
         def add(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor | None:

@@ -23,6 +23,15 @@ SYNONYMS = {
     "lake": "pond",
 }
 KINDS = ("shape", "thing", "place", "pair", "count", "landscape")
+CLOSE_UPS = {
+    "sun": ("sunny", "sunny", "sunset", "dawn"),
+    "moon": ("night",),
+    "stars": ("night",),
+    "clouds": ("sunny", "sunny", "sunset", "night"),
+    "rainbow": ("sunny", "overcast"),
+}
+"""What fills a picture of kind "sky", and under which skies. Kinds "sky" and "detail" (a landscape that always has
+something in it) are for the UNet alone: tokenizer and text encoder are made from KINDS."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is drawn; `kind` is one of KINDS, `detail` seeds the accidental details."""
+    """Everything that is drawn; `kind` is one of KINDS, "sky" or "detail", `detail` seeds the accidental details."""
 
     kind: str
     items: tuple[Item, ...] = ()
@@ -80,7 +89,7 @@ def random_item(rng: np.random.Generator, word: str, colour: str, x=0.5, y=0.5, 
         x + rng.uniform(-wander, wander),
         y + rng.uniform(-wander, wander),
         radius * rng.uniform(0.92, 1.08),
-        rng.uniform(-0.1, 0.1),
+        round(rng.uniform(-0.1, 0.1), 1),
         chance(rng, 0.3),
     )
 
@@ -113,11 +122,25 @@ def landscape(rng: np.random.Generator, terrain: str | None = None, sky: str | N
     return Scene("landscape", terrain=terrain, sky=sky, extras=extras[:4], detail=int(rng.integers(2**31)))
 
 
+def detailed(rng: np.random.Generator) -> Scene:
+    """A landscape with one thing in it that a random one often lacks."""
+    scene = landscape(rng)
+    above = ("moon", "stars") if scene.sky == "night" else ("sun", "rainbow") if scene.sky == "sunny" else ()
+    ground = {"sea": ("boat",), "lake": ("house", "boat"), "desert": ("cactus",), "city": ()}
+    more = pick(rng, (*above, *ground.get(scene.terrain, ("house", "trees"))) or ("clouds",))
+    return replace(scene, kind="detail", extras=(more, *(name for name in scene.extras if name != more))[:3])
+
+
 def propose(rng: np.random.Generator, kind: str) -> Scene:
     """A random scene of this kind in the flat style, held out or not."""
     if kind == "landscape":
         return landscape(rng)
+    if kind == "detail":
+        return detailed(rng)
     detail = int(rng.integers(2**31))
+    if kind == "sky":
+        subject = pick(rng, CLOSE_UPS)
+        return Scene(kind, sky=pick(rng, CLOSE_UPS[subject]), extras=(subject,), detail=detail)
     colour, background, other = colours_apart(rng, 3)
     if kind == "shape":
         item = random_item(rng, pick(rng, SHAPES), colour)
@@ -171,7 +194,10 @@ def sample(rng: np.random.Generator, kind: str, style: str = "flat") -> Scene:
 
 def wording(rng: np.random.Generator, scene: Scene) -> str:
     """One way to say what the scene shows, style included."""
-    text = landscape_wording(rng, scene) if scene.terrain else object_wording(rng, scene)
+    if scene.kind == "sky":
+        text = sky_wording(rng, scene)
+    else:
+        text = landscape_wording(rng, scene) if scene.terrain else object_wording(rng, scene)
     text = styled(rng, text, scene.style)
     if chance(rng, 0.08):
         text = " ".join(SYNONYMS.get(word, word) for word in text.split(" "))
@@ -260,7 +286,25 @@ TERRAIN_WORDS = {
     "road": ("a road", "a road through fields", "a long road"),
     "snow": ("snow", "a snowy field", "a field of snow", "a winter landscape"),
 }
+EXTRA_WORDS = {
+    "sun": ("the sun", "a sun"),
+    "moon": ("the moon", "a moon"),
+    "rainbow": ("a rainbow",),
+    "stars": ("stars",),
+    "clouds": ("clouds",),
+    "house": ("a house",),
+    "boat": ("a boat",),
+    "trees": ("trees",),
+    "cactus": ("a cactus",),
+}
 BY = {"sea": "by", "lake": "by", "road": "by", "hills": "on", "snow": "in", "city": "in", "meadow": "in"}
+
+
+def sky_wording(rng: np.random.Generator, scene: Scene) -> str:
+    """The one thing in the sky, mostly without a word on the sky: as people write it in a negative prompt."""
+    (subject,) = scene.extras
+    text = pick(rng, (subject, *EXTRA_WORDS[subject]))
+    return f"{text} {SKY_WORDS[scene.sky][0]}" if chance(rng, 0.3) else text
 
 
 def landscape_wording(rng: np.random.Generator, scene: Scene) -> str:
@@ -269,9 +313,8 @@ def landscape_wording(rng: np.random.Generator, scene: Scene) -> str:
     sky = pick(rng, bright)
     if sky == "on a cloudy day" and "clouds" not in scene.extras:
         sky = "under an overcast sky"
-    named = {"sun": ("the sun", "a sun"), "moon": ("the moon", "a moon"), "rainbow": ("a rainbow",)}
-    named |= {"stars": ("stars",), "clouds": ("clouds", "white clouds") if scene.sky == "sunny" else ("clouds",)}
-    named |= {"house": ("a house",), "boat": ("a boat",), "trees": ("trees",), "cactus": ("a cactus",)}
+    white = {"clouds": ("clouds", "white clouds")} if scene.sky == "sunny" else {}
+    named = EXTRA_WORDS | white
     mentioned = [pick(rng, named[extra]) for extra in scene.extras if chance(rng, 0.85)]
     lead = [name for name in mentioned if name in ("a house", "a boat")]
     if lead and chance(rng, 0.45):

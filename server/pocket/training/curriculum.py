@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from .render import Recipe
 
@@ -18,26 +19,28 @@ class PictureSet:
     height: int = 192
 
 
-MULTI = {"place": 2.2, "pair": 1.0, "count": 1.0}
-STYLED = {"landscape": 2.0, "thing": 1.0, "shape": 1.0}
+MULTI = {"place": 1.4, "pair": 1.5, "count": 1.3}
+STYLED = {"landscape": 1.2, "thing": 1.4, "shape": 1.0}
 ALL = {"shape": 1.5, "thing": 1.5, "place": 0.5, "pair": 0.3, "count": 0.3, "landscape": 3.0}
 
 SETS: dict[str, PictureSet] = {
     "shape": PictureSet(Recipe({"shape": 1}), 2400),
     "thing": PictureSet(Recipe({"thing": 1}), 3200),
     "land": PictureSet(Recipe({"landscape": 1}), 4000),
-    "shape256": PictureSet(Recipe({"shape": 1}), 2000, 256, 256),
+    "shape256": PictureSet(Recipe({"shape": 1}), 1600, 256, 256),
     "thing256": PictureSet(Recipe({"thing": 1}), 2000, 256, 256),
-    "land256": PictureSet(Recipe({"landscape": 1}), 2400, 256, 256),
-    "multi256": PictureSet(Recipe(MULTI), 1600, 256, 256),
-    "styled256": PictureSet(Recipe(STYLED, styled=1.0), 2400, 256, 256),
+    "land256": PictureSet(Recipe({"landscape": 1}), 2200, 256, 256),
+    "multi256": PictureSet(Recipe(MULTI), 1800, 256, 256),
+    "styled256": PictureSet(Recipe(STYLED, styled=1.0), 1600, 256, 256),
+    "sky256": PictureSet(Recipe({"sky": 1}), 480, 256, 256),
+    "detail256": PictureSet(Recipe({"detail": 1}), 1600, 256, 256),
     "sepia": PictureSet(Recipe({"shape": 1, "thing": 1, "landscape": 2}, look="sepia"), 480, 256, 256),
-    "wide": PictureSet(Recipe(ALL, styled=0.2), 800, 320, 192),
-    "tall": PictureSet(Recipe(ALL, styled=0.2), 800, 192, 320),
+    "wide": PictureSet(Recipe(ALL, styled=0.2), 320, 320, 192),
+    "tall": PictureSet(Recipe(ALL, styled=0.2), 320, 192, 320),
 }
 ORDER = {name: i for i, name in enumerate(("shape", "thing", "multi", "land"))}
 ORDER |= {name: 10 + i for i, name in enumerate(("shape256", "thing256", "land256", "multi256", "styled256"))}
-ORDER |= {"wide": 15, "tall": 16, "sepia": 17}
+ORDER |= {"wide": 15, "tall": 16, "sepia": 17, "sky256": 18, "detail256": 19}
 """Which random numbers a set draws from."""
 
 
@@ -58,6 +61,10 @@ SMALL = {"shape": 0.34, "thing": 0.32, "land": 0.34}
 LANDS = {"shape": 0.22, "thing": 0.28, "land": 0.5}
 LARGE = {"shape256": 0.26, "thing256": 0.2, "land256": 0.32, "multi256": 0.11, "styled256": 0.11}
 MOST = {"shape256": 0.34, "thing256": 0.2, "land256": 0.27, "multi256": 0.1, "styled256": 0.09}
+RICH = {"shape256": 0.22, "thing256": 0.19, "land256": 0.2, "detail256": 0.14}
+RICH |= {"sky256": 0.06, "multi256": 0.12, "styled256": 0.07}
+CLEAR = {"shape256": 0.36, "thing256": 0.2, "land256": 0.15, "detail256": 0.13}
+CLEAR |= {"sky256": 0.05, "multi256": 0.07, "styled256": 0.04}
 FINAL = {"shape256": 0.45, "thing256": 0.22, "land256": 0.25, "multi256": 0.03, "styled256": 0.05}
 STAGES: dict[str, Stage] = {
     "shapes": Stage((({"shape": 1}, 1, 32),), 560, decay=0.99),
@@ -86,13 +93,59 @@ STAGES: dict[str, Stage] = {
         falling=0.85,
         decay=0.985,
     ),
+    "detail": Stage(
+        ((RICH, 0.95, 64), ({"wide": 1}, 0.025, 64), ({"tall": 1}, 0.025, 64)),
+        1200,
+        2.5e-3,
+        falling=0.9,
+        decay=0.985,
+        stop=600,
+    ),
+    "polish": Stage(
+        ((CLEAR, 0.95, 64), ({"wide": 1}, 0.025, 64), ({"tall": 1}, 0.025, 64)),
+        500,
+        1.4e-3,
+        falling=0.95,
+        decay=0.985,
+    ),
 }
 """The first learns shapes at 192 px, the next two things and landscapes, the fourth all that at 256 px and in other
 formats, with positions, counts, two objects and styles. At its high rate landscapes are learned and shapes forgotten:
-the last two bring these back at lower rates, the second time with hardly anything but single objects and places."""
+the next two bring these back at lower rates, the second time with hardly anything but single objects and places.
+The seventh is for what is in landscapes, close-ups of sun, moon, stars, clouds and rainbow (so that bare words mean
+something in a negative prompt), two objects, numbers and styles; the last makes shapes clear again."""
 
-SHIPPED = "firm"
+SHIPPED = "polish"
 """The stage whose weights are in server/pocket, and on which adapters and ControlNet are trained."""
+
+
+def before(parts: Sequence[str]) -> str:
+    """The stage whose weights the first stage among `parts` begins from ("shapes" if it needs none)."""
+    stages = list(STAGES)
+    first = min((stages.index(part) for part in parts if part in STAGES), default=0)
+    return stages[max(first - 1, 0)]
+
+
+def needed(parts: Sequence[str]) -> list[str]:
+    """The sets of pictures that these parts of the recipe train on."""
+    wanted = {name for part in parts if part in STAGES for shares, _, _ in STAGES[part].mixtures for name in shares}
+    wanted |= set(FEW_STEP) if "few_step" in parts else set()
+    wanted |= set(CONTROL) if "controlnet" in parts else set()
+    wanted |= {"sepia"} if "lora" in parts else set()
+    return [name for name in SETS if name in wanted]
+
+
+def shorten(share: float) -> None:
+    """Leave this share of all steps and pictures (some at least): to see the recipe run from its start to its end."""
+    for name, chosen in SETS.items():
+        SETS[name] = replace(chosen, count=max(12, round(chosen.count * share)))
+    for name, stage in STAGES.items():
+        STAGES[name] = replace(stage, steps=max(2, round(stage.steps * share)), stop=0)
+    for name, steps in STEPS.items():
+        STEPS[name] = max(2, round(steps * share))
+
+
 FEW_STEP = {"shape256": 0.35, "thing256": 0.25, "land256": 0.3, "multi256": 0.1}
-CONTROL = ("shape256", "thing256", "land256")
-SHARPEN_STEPS, TINY_STEPS, LORA_STEPS, FEW_STEPS, CONTROL_STEPS = 500, 400, 90, 120, 150
+CONTROL = ("shape256", "thing256", "land256", "detail256", "multi256")
+STEPS = {"text": 700, "vae": 720, "sharpen": 500, "tiny": 400, "lora": 90, "few_step": 120, "controlnet": 600}
+"""Of the parts that are no stages of the UNet."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .render import Recipe, describe, picture
-from .runs import Progress
+from .runs import Progress, lighter
 from .tokenizer import LENGTH, encode
 
 CHUNK, AT_ONCE = 16, 2
@@ -78,14 +78,14 @@ def make_set(
     store = np.lib.format.open_memmap(partial, "r+" if start else "w+", np.float16, shape)
     progress = Progress(f"{name} latents", start, count)
     factor = vae.config.scaling_factor
-    with torch.inference_mode():
+    with torch.inference_mode(), lighter("cpu"):
         for first in range(start, count, CHUNK):
             last = min(first + CHUNK, count)
             made = [np.asarray(picture(recipe, seed, i, width, height)[0]) for i in range(first, last)]
             x = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 127.5 - 1
             x = x.contiguous(memory_format=torch.channels_last)
             means = [vae.encode(part).latent_dist.mean for part in x.split(AT_ONCE)]
-            store[first:last] = (torch.cat(means) * factor).half().numpy()
+            store[first:last] = (torch.cat(means).float() * factor).half().numpy()
             progress(last - 1, 0.0)
             if first // CHUNK % 20 == 19:
                 store.flush()

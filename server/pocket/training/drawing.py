@@ -11,6 +11,9 @@ from PIL import Image, ImageDraw
 from .words import COLOURS, Rgb
 
 SUPERSAMPLE = 2
+CELLS = 32
+"""Objects stand on a grid of this many cells along the shorter side: at 256 px the cells of the latents, so that the
+same thing has few different latents."""
 
 
 def shade(colour: Rgb, factor: float) -> Rgb:
@@ -39,12 +42,18 @@ class Sheet:
 
 
 class Brush:
-    """Draws in a unit square (-1..1, y down) placed somewhere on a sheet; sizes are in units of its radius."""
+    """Draws in a unit square (-1..1, y down) placed somewhere on a sheet; sizes are in units of its radius.
+
+    Centre and radius snap to the grid of CELLS; specks (under a cell) to the middle of a cell.
+    """
 
     def __init__(self, sheet: Sheet, cx: float, cy: float, radius: float, angle: float = 0.0, flip: bool = False):
         side = min(sheet.width, sheet.height)
+        cell, middle = side / CELLS, 0.5 if radius * CELLS < 1 else 0.0
         self.pen = sheet.pen
-        self.x, self.y, self.r = cx * sheet.width, cy * sheet.height, radius * side
+        self.x = (round(cx * sheet.width / cell - middle) + middle) * cell
+        self.y = (round(cy * sheet.height / cell - middle) + middle) * cell
+        self.r = cell * (round(radius * CELLS) if radius * CELLS >= 2 else radius * CELLS)
         self.cos, self.sin = math.cos(angle) * self.r, math.sin(angle) * self.r
         self.flip = -1.0 if flip else 1.0
 

@@ -138,14 +138,14 @@ def evaluate(folder: Path, share: float = 1.0) -> dict[str, float]:
     model = Model.load(folder)
 
     def n(count: int) -> int:
-        return max(8, int(count * share))
+        return max(2, int(count * share))
 
     metrics = autoencoder(model, n(48))
     metrics |= objects(model, SHAPES, n(96), False)
     metrics |= {f"held_out_{k}": v for k, v in objects(model, SHAPES, n(96), True).items()}
     metrics |= {f"things_{k}": v for k, v in objects(model, THINGS, n(72), False).items()}
     metrics |= arrangements(model, n(32))
-    metrics |= img2img(model, 8) | inpaint(model, 4) | negative(model, n(16))
+    metrics |= img2img(model, n(8)) | inpaint(model, n(4)) | negative(model, n(16))
     metrics |= extras(model, folder, n(33))
     metrics["seconds"] = seconds(model)
     metrics["side"], metrics["threads"] = model.side, torch.get_num_threads()

@@ -11,6 +11,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
+    ControlNetModel,
     DPMSolverMultistepScheduler,
     UNet2DConditionModel,
 )
@@ -50,6 +51,7 @@ KRITA_SD: dict[str, object] = {
     ],
     "live": {"lora": "lora/few-step.safetensors", "strength": 1.0, "sampler": "LCM", "steps": 4, "guidance": 1.0},
 }
+CONTROL = {"folder": "controlnet/lineart", "name": "Pocket line art", "type": "line_art"}
 FILE_LIMIT, FOLDER_LIMIT = 16 * 1000**2, 40 * 1000**2
 
 
@@ -60,11 +62,19 @@ def export(
     text_encoder: CLIPTextModel,
     tokenizer_folder: Path,
     tiny: AutoencoderTiny,
-    loras: Path,
+    work: Path,
 ) -> None:
-    """Write the whole model into `folder`, replacing those parts; raises ValueError if a file is over its limit."""
+    """Write the whole model into `folder`, replacing those parts; raises ValueError if a file is over its limit.
+
+    LoRAs and, if there is one, the ControlNet are those in `work`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, torch.nn.Module] = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "taesd": tiny}
+    settings = dict(KRITA_SD)
+    if (work / "controlnet").exists():
+        drawn = str((work / "controlnet").resolve())
+        parts[CONTROL["folder"]] = ControlNetModel.from_pretrained(drawn, local_files_only=True)
+        settings["controlnets"] = [CONTROL]
     for name, part in parts.items():
         shutil.rmtree(folder / name, ignore_errors=True)
         dtype = next(part.parameters()).dtype
@@ -75,12 +85,12 @@ def export(
         config = json.loads((folder / name / "config.json").read_text())
         config.pop("_name_or_path", None)
         (folder / name / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    for name, source in (("tokenizer", tokenizer_folder), ("lora", loras)):
+    for name, source in (("tokenizer", tokenizer_folder), ("lora", work / "lora")):
         shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(source, folder / name)
     DPMSolverMultistepScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
-    (folder / "krita_sd.json").write_text(json.dumps(KRITA_SD, indent=2) + "\n")
+    (folder / "krita_sd.json").write_text(json.dumps(settings, indent=2) + "\n")
     check_sizes(folder)
 
 

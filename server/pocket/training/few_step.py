@@ -18,7 +18,7 @@ from torch import Tensor
 from .adapter import RANK, Adapter
 from .dataset import Mixture
 from .muon import MuonAdamW, set_pace
-from .runs import Progress, Run, generator_at
+from .runs import Progress, Run, generator_at, layout, lighter
 from .unet import Schedule
 
 BATCH = 20
@@ -49,9 +49,9 @@ class Teacher:
     @torch.no_grad()
     def step(self, x: Tensor, t: Tensor, later: Tensor, told: Tensor) -> Tensor:
         """From time t to time `later` (-1 is the clean picture)."""
-        with self.adapter.off():
+        with self.adapter.off(), lighter("cpu"):
             both = self.unet(torch.cat([x, x]), torch.cat([t, t]), torch.cat([self.silent.expand_as(told), told]))
-        plain, guided = both.sample.chunk(2)
+        plain, guided = both.sample.float().chunk(2)
         v = plain + GUIDANCE * (guided - plain)
         clean = self.clean(x, v, t)
         noise = self.schedule.noise[t] * x + self.schedule.signal[t] * v
@@ -72,7 +72,8 @@ def train(
 ) -> Adapter:
     """`silent` is the (1, 77, width) hidden state of the empty caption. Saved as work/lora/FILE."""
     torch.manual_seed(seed)
-    adapter = Adapter(unet)
+    form = layout("cpu")
+    adapter = Adapter(unet.to(memory_format=form))
     teacher = Teacher(unet, adapter, silent)
     schedule = teacher.schedule
     optimizer = MuonAdamW([], adapter.parameters(), adam_lr=2e-3)
@@ -85,13 +86,15 @@ def train(
         x, told = mixture.batch(BATCH, 0.0, rng)
         t, later = times(rng, BATCH)
         noisy, _ = schedule.mix(x, torch.randn(x.shape, generator=generator), t)
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        moved = teacher.step(noisy, t, later, told).contiguous(memory_format=torch.channels_last)
+        noisy = noisy.contiguous(memory_format=form)
+        moved = teacher.step(noisy, t, later, told).contiguous(memory_format=form)
         at = later.clamp(min=0)
-        with torch.no_grad():
-            named = teacher.clean(moved, unet(moved, at, told).sample, at)
+        with torch.no_grad(), lighter("cpu"):
+            named = teacher.clean(moved, unet(moved, at, told).sample.float(), at)
         named = torch.where((later < 0).view(-1, 1, 1, 1), moved, named)
-        loss = (teacher.clean(noisy, unet(noisy, t, told).sample, t) - named).square().mean()
+        with lighter("cpu"):
+            made = unet(noisy, t, told).sample
+        loss = (teacher.clean(noisy, made.float(), t) - named).square().mean()
         run.learn(loss, progress, began)
     run.save()
     adapter.load_state_dict(run.average.weights)

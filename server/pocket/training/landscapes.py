@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from . import things
-from .drawing import Brush, Sheet, blend, shade
+from .drawing import CELLS, Brush, Sheet, blend, shade
 from .words import COLOURS, Rgb
 
 SKY_BANDS: dict[str, tuple[Rgb, Rgb]] = {
@@ -28,7 +28,13 @@ LIGHT: dict[str, tuple[Rgb, float]] = {
 }
 GRASS, SAND, SNOW, WATER, ROCK = (96, 176, 76), (230, 196, 126), (240, 244, 250), (52, 116, 190), (124, 122, 134)
 SUN, MOON, CLOUD = (252, 214, 60), (240, 236, 205), (246, 247, 250)
+SUNS: dict[str, Rgb] = {"sunset": (255, 220, 110), "dawn": (255, 232, 150)}
 HORIZON = {"sea": 0.52, "lake": 0.48, "city": 0.74, "road": 0.52, "mountains": 0.66, "snowy mountains": 0.66}
+
+
+def on_grid(fraction: float) -> float:
+    """The nearest line of the grid on which everything stands."""
+    return round(fraction * CELLS) / CELLS
 
 
 class Place:
@@ -36,7 +42,7 @@ class Place:
 
     def __init__(self, sheet: Sheet, terrain: str, sky: str, rng: np.random.Generator) -> None:
         self.sheet, self.terrain, self.sky, self.rng = sheet, terrain, sky, rng
-        self.horizon = HORIZON.get(terrain, 0.58) + rng.uniform(-0.04, 0.04)
+        self.horizon = on_grid(HORIZON.get(terrain, 0.58) + rng.uniform(-0.04, 0.04))
 
     def lit(self, colour: Rgb) -> Rgb:
         """The colour as it looks in this sky's light."""
@@ -53,7 +59,7 @@ class Place:
 
     def ridge(self, base: float, swing: float, waves: float, colour: Rgb) -> None:
         """A soft line of hills: a lit wave around `base`, filled to the bottom."""
-        s, phase = self.sheet, self.rng.uniform(0, 2 * math.pi)
+        s, phase = self.sheet, math.pi / 4 * int(self.rng.integers(8))
         points = [
             (s.width * i / 48, s.height * (base + swing * math.sin(phase + 2 * math.pi * waves * i / 48)))
             for i in range(49)
@@ -75,15 +81,13 @@ def draw_sky_extra(place: Place, extra: str) -> None:
     if extra == "sun":
         low = place.sky in ("sunset", "dawn")
         y = place.horizon - 0.12 if low else rng.uniform(0.14, 0.24)
-        sun: Rgb = {"sunset": (255, 220, 110), "dawn": (255, 232, 150)}.get(place.sky, SUN)
+        sun = SUNS.get(place.sky, SUN)
         place.brush(rng.uniform(0.15, 0.85), y, rng.uniform(0.085, 0.12)).disc(0, 0, 1, sun)
     elif extra == "moon":
         b = place.brush(rng.uniform(0.15, 0.85), rng.uniform(0.12, 0.24), rng.uniform(0.07, 0.1))
         b.disc(0, 0, 1, MOON)
     elif extra == "stars":
-        for _ in range(int(rng.integers(18, 34))):
-            x, y = rng.uniform(0.02, 0.98), rng.uniform(0.02, place.horizon - 0.1)
-            place.brush(x, y, rng.uniform(0.006, 0.013)).disc(0, 0, 1, (250, 246, 220))
+        draw_stars(place, int(rng.integers(14, 24)), place.horizon - 0.1)
     elif extra == "clouds":
         colour = {"night": (86, 92, 130), "overcast": (226, 228, 232), "sunset": (248, 190, 160)}.get(place.sky, CLOUD)
         count = int(rng.integers(2, 4))
@@ -99,6 +103,27 @@ def draw_sky_extra(place: Place, extra: str) -> None:
             r = radius - i * step
             box = [cx - r, cy - r, cx + r, cy + r]
             s.pen.arc(box, 180, 360, fill=blend(COLOURS[name], SKY_BANDS[place.sky][1], 0.15), width=round(step) + 1)
+
+
+def draw_stars(place: Place, count: int, low: float) -> None:
+    for _ in range(count):
+        x, y = place.rng.uniform(0.02, 0.98), place.rng.uniform(0.02, low)
+        place.brush(x, y, 0.0125).disc(0, 0, 1, (250, 246, 220))
+
+
+def draw_close_up(sheet: Sheet, sky: str, extra: str, rng: np.random.Generator) -> None:
+    """Nothing but sky and one thing in it, large (stars and clouds: many)."""
+    place = Place(sheet, "", sky, rng)
+    place.horizon = 1.0
+    draw_sky(place)
+    if extra in ("sun", "moon"):
+        b = place.brush(rng.uniform(0.3, 0.7), rng.uniform(0.25, 0.55), rng.uniform(0.2, 0.38))
+        b.disc(0, 0, 1, MOON if extra == "moon" else SUNS.get(sky, SUN))
+    elif extra == "stars":
+        draw_stars(place, 48, 0.98)
+    else:
+        for _ in range(3 if extra == "clouds" else 1):
+            draw_sky_extra(place, extra)
 
 
 def lit_thing(place: Place, name: str, x: float, y: float, radius: float, colour: Rgb) -> None:
@@ -124,9 +149,10 @@ def peaks(place: Place, snowy: bool) -> None:
     s, rng = place.sheet, place.rng
     for layer, (count, top, tone) in enumerate(((3, 0.26, 1.25), (2, 0.36, 1.0))):
         for i in range(count):
-            x = (i + rng.uniform(0.3, 0.7)) / count
-            peak, half = top + rng.uniform(-0.05, 0.05), rng.uniform(0.28, 0.36) * (1.25 if layer else 1)
-            base = place.horizon + 0.06
+            x = on_grid((i + rng.uniform(0.3, 0.7)) / count)
+            peak = on_grid(top + rng.uniform(-0.05, 0.05))
+            half = on_grid(rng.uniform(0.28, 0.36) * (1.25 if layer else 1))
+            base = place.horizon + 2 / CELLS
             slope = half / (base - peak)
 
             def at(px: float, py: float) -> tuple[float, float]:
@@ -144,28 +170,28 @@ def draw_terrain(place: Place) -> None:
     rng, s, h = place.rng, place.sheet, place.horizon
     kind = place.terrain
     if kind == "hills":
-        place.ridge(h - 0.02, 0.06, rng.uniform(0.8, 1.3), shade(GRASS, 1.2))
-        place.ridge(h + 0.1, 0.06, rng.uniform(0.7, 1.2), GRASS)
-        place.ridge(h + 0.25, 0.05, rng.uniform(0.6, 1.0), shade(GRASS, 0.8))
+        place.ridge(h - 0.02, 0.06, 1.1, shade(GRASS, 1.2))
+        place.ridge(h + 0.1, 0.06, 0.9, GRASS)
+        place.ridge(h + 0.25, 0.05, 0.8, shade(GRASS, 0.8))
     elif kind in ("mountains", "snowy mountains"):
         peaks(place, kind.startswith("snowy"))
         place.ridge(h + 0.06, 0.02, 1, SNOW if kind.startswith("snowy") else GRASS)
     elif kind == "sea":
         place.ground(h, WATER)
-        for _ in range(12):
+        for _ in range(8):
             x, y = rng.uniform(0, 1), rng.uniform(h + 0.04, 0.98)
             crest = [(-1, 0), (-0.4, -0.25), (0.3, 0.1), (1, -0.15)]
             place.brush(x, y, 0.06).line(crest, place.lit((120, 170, 222)), 0.12)
     elif kind == "lake":
         place.ridge(h, 0.03, 1.2, shade(GRASS, 0.75))
         place.ground(h + 0.06, GRASS)
-        x, y = s.width * rng.uniform(0.45, 0.55), s.height * (h + 0.28)
+        x, y = s.width * on_grid(rng.uniform(0.45, 0.55)), s.height * (h + 0.28)
         rx, ry = s.width * 0.4, s.height * 0.14
         s.pen.ellipse([x - rx, y - ry, x + rx, y + ry], fill=place.lit((78, 146, 208)))
     elif kind == "desert":
-        place.ridge(h, 0.035, rng.uniform(0.7, 1.1), shade(SAND, 1.25))
-        place.ridge(h + 0.14, 0.05, rng.uniform(0.6, 1.0), SAND)
-        place.ridge(h + 0.28, 0.04, rng.uniform(0.5, 0.9), shade(SAND, 0.86))
+        place.ridge(h, 0.035, 0.9, shade(SAND, 1.25))
+        place.ridge(h + 0.14, 0.05, 0.8, SAND)
+        place.ridge(h + 0.28, 0.04, 0.7, shade(SAND, 0.86))
     elif kind == "forest":
         place.ground(h, shade(GRASS, 0.8))
         for row, (y, radius, tone) in enumerate(((h - 0.02, 0.16, 0.62), (h + 0.1, 0.21, 0.8))):
@@ -178,7 +204,7 @@ def draw_terrain(place: Place) -> None:
         for _ in range(26):
             y = rng.uniform(h + 0.04, 0.98)
             colour = place.lit(COLOURS[("red", "yellow", "white", "pink")[int(rng.integers(4))]])
-            place.brush(rng.uniform(0, 1), y, 0.009 + 0.022 * (y - h) / (1 - h)).disc(0, 0, 1, colour)
+            place.brush(rng.uniform(0, 1), y, 0.012 + 0.018 * (y - h) / (1 - h)).disc(0, 0, 1, colour)
     elif kind == "city":
         city(place)
     elif kind == "road":
@@ -202,31 +228,28 @@ def draw_terrain(place: Place) -> None:
 def city(place: Place) -> None:
     rng, s = place.rng, place.sheet
     window: Rgb = (250, 222, 120) if place.sky in ("night", "sunset") else place.lit((186, 214, 232))
-    count = int(rng.integers(5, 7))
+    count, w, h = int(rng.integers(5, 7)), s.width / CELLS, s.height / CELLS
     for i in range(count):
-        left, right = i / count * s.width, (i + 0.96) / count * s.width
-        top = rng.uniform(0.24, 0.5)
-        tone = place.lit(blend((112, 118, 136), (150, 120, 110), float(rng.uniform())))
-        s.pen.rectangle([left, top * s.height, right, s.height], fill=tone)
-        w, step = (right - left) / 7, 0.075 * s.height
-        for row in range(int((place.horizon + 0.02 - top) * s.height / step)):
-            y = top * s.height + step * (row + 0.5)
-            for column in (1, 3, 5):
-                s.pen.rectangle([left + w * column, y, left + w * (column + 1), y + step * 0.5], fill=window)
-    place.ground(place.horizon + 0.1, (96, 98, 104))
+        left, right, top = round(i / count * CELLS), round((i + 1) / count * CELLS), int(rng.integers(8, 16))
+        tone = place.lit(blend((112, 118, 136), (150, 120, 110), float(rng.integers(3)) / 2))
+        s.pen.rectangle([left * w, top * h, right * w - 5, s.height], fill=tone)
+        for row in range(top + 1, round(place.horizon * CELLS), 2):
+            for column in range(left + 1, right - 1, 2):
+                s.pen.rectangle([column * w, row * h, (column + 1) * w - 1, (row + 1) * h - 1], fill=window)
+    place.ground(on_grid(place.horizon + 0.1), (96, 98, 104))
 
 
 def draw_ground_extra(place: Place, extra: str) -> None:
     rng, h = place.rng, place.horizon
     if extra == "house":
-        wall = COLOURS[("red", "white", "yellow", "orange", "blue")[int(rng.integers(5))]]
+        wall = COLOURS[("red", "white", "yellow")[int(rng.integers(3))]]
         side = rng.uniform(0.18, 0.32) if rng.uniform() < 0.5 else rng.uniform(0.68, 0.82)
         y = h + (0.03 if place.terrain in ("lake", "sea") else 0.1)
-        lit_thing(place, "house", side, y, rng.uniform(0.13, 0.17), wall)
+        lit_thing(place, "house", side, y, rng.uniform(0.15, 0.2), wall)
     elif extra == "boat":
-        hull = COLOURS[("red", "white", "brown", "orange")[int(rng.integers(4))]]
+        hull = COLOURS[("red", "brown")[int(rng.integers(2))]]
         y = h + (0.26 if place.terrain == "lake" else 0.14)
-        lit_thing(place, "boat", rng.uniform(0.32, 0.68), y, rng.uniform(0.12, 0.16), hull)
+        lit_thing(place, "boat", rng.uniform(0.32, 0.68), y, rng.uniform(0.14, 0.18), hull)
     elif extra == "trees":
         for i in range(3):
             x = (i + rng.uniform(0.25, 0.75)) / 3

@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from .adapter import RANK, Adapter
 from .dataset import Latents, Mixture
 from .muon import MuonAdamW, set_pace
-from .runs import Progress, Run, generator_at
+from .runs import Progress, Run, generator_at, layout, lighter
 from .unet import CAPTION_DROPOUT, Schedule, stratified
 
 BATCH = 16
@@ -24,7 +24,7 @@ ABOUT = {"modelspec.title": "Pocket sepia", "modelspec.license": "GPL-3.0-or-lat
 def train(work: Path, unet: UNet2DConditionModel, latents: Latents, steps: int, seed: int = 51) -> Adapter:
     """Fit an adapter to pictures of one style whose captions do not name it; saved as work/lora/FILE."""
     torch.manual_seed(seed)
-    adapter = Adapter(unet)
+    adapter = Adapter(unet.to(memory_format=layout("cpu")))
     optimizer = MuonAdamW([], adapter.parameters(), adam_lr=2e-3)
     run = Run(work / "lora.pt", adapter, optimizer, 0.98)
     schedule, progress = Schedule("cpu"), Progress(f"lora rank {RANK}", run.step, steps)
@@ -36,8 +36,10 @@ def train(work: Path, unet: UNet2DConditionModel, latents: Latents, steps: int, 
         x, told = mixture.batch(BATCH, CAPTION_DROPOUT, np.random.default_rng([seed, run.step]))
         e, t = torch.randn(x.shape, generator=generator), stratified(BATCH, generator)
         noisy, target = schedule.mix(x, e, t)
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        loss = (unet(noisy, t, told).sample - target).square().mean()
+        noisy = noisy.contiguous(memory_format=layout("cpu"))
+        with lighter("cpu"):
+            made = unet(noisy, t, told).sample
+        loss = (made.float() - target).square().mean()
         run.learn(loss, progress, began)
     run.save()
     adapter.load_state_dict(run.average.weights)

@@ -11,7 +11,7 @@ from PIL import Image
 from . import captions
 from .captions import Scene
 from .drawing import Brush, Sheet, draw_shape
-from .landscapes import draw_landscape
+from .landscapes import draw_close_up, draw_landscape
 from .styles import stylise
 from .things import DRAW
 from .words import COLOURS, SHAPES
@@ -22,6 +22,8 @@ def render(scene: Scene, width: int, height: int) -> Image.Image:
     rng = np.random.default_rng(scene.detail)
     background = COLOURS[scene.background]
     sheet = Sheet(width, height, background)
+    if scene.kind == "sky":
+        draw_close_up(sheet, scene.sky, scene.extras[0], rng)
     if scene.terrain:
         draw_landscape(sheet, scene.terrain, scene.sky, scene.extras, rng)
     for item in scene.items:

@@ -12,6 +12,23 @@ import torch
 from torch import nn
 
 
+def has_bfloat16(device: str) -> bool:
+    """True if the device multiplies bfloat16 faster than float32."""
+    if torch.device(device).type == "cpu":
+        return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return True
+
+
+def layout(device: str) -> torch.memory_format:
+    """How convolutions like their pictures: group norms of bfloat16 in channels_last are slow on a CPU."""
+    return torch.contiguous_format if has_bfloat16(device) else torch.channels_last
+
+
+def lighter(device: str) -> torch.autocast:
+    """Matrix products and convolutions in bfloat16 inside this context, where the device is made for it."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=has_bfloat16(device))
+
+
 class Average:
     """Exponential moving average of a module's weights, with a start that forgets the initial ones quickly."""
 

@@ -21,6 +21,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from .export import CONTROL
 from .tokenizer import encode
 
 
@@ -47,8 +48,8 @@ class Model:
             CLIPTokenizer.from_pretrained(f"{root}/tokenizer", local_files_only=True),
             dict(DPMSolverMultistepScheduler.load_config(root, subfolder="scheduler")),
             native_side(folder),
-            ControlNetModel.from_pretrained(root, subfolder="controlnet", **common).eval()
-            if (folder / "controlnet").exists()
+            ControlNetModel.from_pretrained(root, subfolder=CONTROL["folder"], **common).eval()
+            if (folder / CONTROL["folder"]).exists()
             else None,
         )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from .dataset import Latents, Mixture, unique_texts
 from .export import SCHEDULE
 from .muon import optimizer_for, set_pace
-from .runs import Progress, Run, generator_at
+from .runs import Progress, Run, generator_at, layout, lighter
 from .text import WIDTH
 from .words import SHAPES
 
@@ -91,7 +91,7 @@ def train(
     is process `rank` of that many, torch.distributed is set up, and each takes its part of every batch: on a busy
     machine two processes of one thread are faster than one of two.
     """
-    unet.to(device)
+    unet.to(device).to(memory_format=layout(device))
     optimizer = optimizer_for(unet, ("conv_in", "conv_out", "time_embedding"), muon_lr, 0.5 * muon_lr)
     run = Run(work / f"{name}.pt", unet, optimizer, decay)
     schedule, progress = Schedule(device), Progress(name, run.step, stop or steps)
@@ -109,8 +109,10 @@ def train(
         e = torch.randn(x.shape, generator=generator)
         t = stratified(len(x), generator).to(device)
         noisy, target = schedule.mix(x.to(device), e.to(device), t)
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        loss = (unet(noisy, t, told.to(device)).sample - target).square().mean()
+        noisy = noisy.contiguous(memory_format=layout(device))
+        with lighter(device):
+            made = unet(noisy, t, told.to(device)).sample
+        loss = (made.float() - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         if world > 1:
