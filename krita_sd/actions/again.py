@@ -98,12 +98,12 @@ class Again(Part):
         picture = self._results.pixels(result)
         opaque = result.recipe.kind != "inpaint"
         if opaque and not selected:
-            self.submit(job, picture, None)
+            self.submit(job, picture, None, core.settings.place)
             return
 
         def captured(below: bytes, mask: bytes | None) -> None:
             if opaque:
-                self._captured(job, picture.data, mask)
+                self._captured(job, picture.data, mask, core.settings.place)
                 return
             lower = Picture("bgra8", bounds.width, bounds.height, below)
             core.link.run(lambda: self._lay_over(job, lower, picture, mask))
@@ -113,7 +113,7 @@ class Again(Part):
     def _lay_over(self, job: str, below: Picture, above: Picture, mask: bytes | None) -> None:
         """In the link's thread: a result with transparency is seen on what is below it."""
         data = pictures.over(below, above).data
-        self.core.later(functools.partial(self._captured, job, data, mask))
+        self.core.later(functools.partial(self._captured, job, data, mask, self.core.settings.place))
 
     def place_of(self, result: Result) -> tuple[Any, Bounds]:
         """(document, rectangle) for another picture of that size: its own, else in the middle of the active one."""
@@ -176,13 +176,13 @@ class Again(Part):
         self.core.feed(ev.Created(job, document, bounds, recipe, count))
         return job
 
-    def submit(self, job: str, image: Picture | None, mask: Picture | None) -> None:
-        """Hand a job to the link. Pictures that its recipe names by hash are with the server."""
+    def submit(self, job: str, image: Picture | None, mask: Picture | None, place: str = "back") -> None:
+        """Hand a job to the link. Pictures that its recipe names by hash are with the server. The jobs of one press
+        keep their order when each goes to the back."""
         core = self.core
         wish = PreviewWish(core.settings.previews, PREVIEW_PIXELS)
-        core.link.submit(
-            Draft(job, core.table.jobs[job].recipe, image, mask, core.table.jobs[job].count, previews=wish)
-        )
+        made = core.table.jobs[job]
+        core.link.submit(Draft(job, made.recipe, image, mask, made.count, place, previews=wish))
         core.feed(ev.Captured(job))
 
     def from_canvas(self, doc: Any, document: str, bounds: Bounds, recipes: list[Recipe]) -> list[str]:
@@ -225,7 +225,7 @@ class Again(Part):
         reader.start(read, failed)
 
     @guarded
-    def _captured(self, job_id: str, picture: bytes, mask: bytes | None) -> None:
+    def _captured(self, job_id: str, picture: bytes, mask: bytes | None, place: str = "back") -> None:
         job = self.core.table.jobs[job_id]
         if not job.active:
             return
@@ -236,4 +236,4 @@ class Again(Part):
         size = job.bounds.width, job.bounds.height
         image = Picture("bgra8", *size, picture) if job.recipe.kind != "txt2img" else None
         use = mask is not None and job.recipe.kind == "inpaint"
-        self.submit(job_id, image, Picture("grey8", *size, mask) if use and mask is not None else None)
+        self.submit(job_id, image, Picture("grey8", *size, mask) if use and mask is not None else None, place)

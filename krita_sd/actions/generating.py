@@ -139,7 +139,9 @@ class Generating(Part):
         if not job.active:
             return
         wish = PreviewWish(self.core.settings.previews, PREVIEW_PIXELS)
-        self.core.link.submit(Draft(job_id, job.recipe, image, mask, job.count, previews=wish, controls=controls))
+        place = self.core.settings.place
+        draft = Draft(job_id, job.recipe, image, mask, job.count, place, previews=wish, controls=controls)
+        self.core.link.submit(draft)
         self.core.feed(ev.Captured(job_id))
 
     # The rectangle that a job would use ------------------------------------------------------------------------------

@@ -178,7 +178,8 @@ class Placement(QtCore.QObject):
     def _preview_turn(self) -> int:
         """One thing at most; milliseconds until the next turn."""
         if self._layer is None:
-            if watch.may_touch(self._doc):
+            # One after the other: only what came in last can be taken out again without a step in the undo list.
+            if watch.may_touch(self._doc) and not previews.is_live(self._doc):
                 self._insert()
                 return 0
             self._show_over_canvas()

@@ -64,6 +64,7 @@ class GeneratePage(QtWidgets.QWidget):
 
     def _note_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
+        row.setSpacing(10)  # two sentences, not one
         self.steps_label = Sentence("krita_sd_steps_label", tr("Steps that will run"), wrap=False)
         self.steps_label.setSizePolicy(QtWidgets.QSizePolicy.Policy.Fixed, QtWidgets.QSizePolicy.Policy.Fixed)
         self.note = Sentence("krita_sd_note", tr("Note"), wrap=False)

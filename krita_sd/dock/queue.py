@@ -18,6 +18,15 @@ _PLACES = {
 }
 
 
+_DROP = (Qt.Key.Key_Delete, Qt.Key.Key_Backspace)
+_MOVE = (Qt.Key.Key_Up, Qt.Key.Key_Down)
+
+
+def _is_own(event: Any) -> bool:
+    control = bool(event.modifiers() & Qt.KeyboardModifier.ControlModifier)
+    return event.key() in _DROP or (control and event.key() in _MOVE)
+
+
 class QueuePage(QtWidgets.QWidget):
     """`actions.queue` offers: items, move_up, move_down, cancel, cancel_waiting; `actions` change."""
 
@@ -79,14 +88,13 @@ class QueuePage(QtWidgets.QWidget):
 
     def pressed(self, event: Any) -> bool:
         """A key in the list; False when it is the list's own."""
-        control = bool(event.modifiers() & Qt.KeyboardModifier.ControlModifier)
         queue = self._actions.queue
-        if event.key() in (Qt.Key.Key_Delete, Qt.Key.Key_Backspace):
-            self._on(queue.cancel)
-        elif control and event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down):
-            self._on(queue.move_up if event.key() == Qt.Key.Key_Up else queue.move_down)
-        else:
+        if not _is_own(event):
             return False
+        if event.key() in _DROP:
+            self._on(queue.cancel)
+        else:
+            self._on(queue.move_up if event.key() == Qt.Key.Key_Up else queue.move_down)
         return True
 
     def show_view(self, view: View, settings: Settings) -> None:
@@ -117,6 +125,13 @@ class _List(QtWidgets.QListWidget):
     def __init__(self, page: QueuePage) -> None:
         super().__init__()
         self._page = page
+
+    def event(self, event: Any) -> bool:
+        # Krita's own Delete would clear the painter's layer.
+        if event.type() == QtCore.QEvent.Type.ShortcutOverride and _is_own(event):
+            event.accept()
+            return True
+        return bool(super().event(event))
 
     def keyPressEvent(self, event: Any) -> None:  # noqa: N802
         if not self._page.pressed(event):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from krita_sd.qt import QtCore
+from krita_sd.qt import QtCore, QtWidgets
 
 ENDINGS = (".png", ".webp", ".jpg", ".jpeg", ".kra")
 
@@ -14,13 +14,16 @@ _Event = QtCore.QEvent.Type
 
 
 class RecipeDrop(QtCore.QObject):
-    """Watches `widget`; `dropped(path)` is called with a local file of a kind that can hold a recipe."""
+    """Watches `widget` and the fields in it, which would take the file's name for text; `dropped(path)` is called with
+    a local file of a kind that can hold a recipe. Made when all fields are there."""
 
     def __init__(self, widget: Any, dropped: Callable[[str], None]) -> None:
         super().__init__(widget)
         self._dropped = dropped
         widget.setAcceptDrops(True)
-        widget.installEventFilter(self)
+        for taker in (widget, *widget.findChildren(QtWidgets.QWidget)):
+            if taker.acceptDrops():
+                taker.installEventFilter(self)
 
     def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802 (Qt's name)
         if event.type() not in (_Event.DragEnter, _Event.DragMove, _Event.Drop):

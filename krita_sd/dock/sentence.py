@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from krita_sd.qt import Qt, QtGui, QtWidgets
 
 _LINES = 6
@@ -10,7 +12,7 @@ _ON_DARK, _ON_LIGHT = "#e89050", "#a04000"
 
 
 class Sentence(QtWidgets.QLabel):
-    """`wrap`: over up to six lines, the whole text in the tooltip; otherwise one line that is cut where it must be.
+    """`wrap`: over up to six lines; otherwise one line, with "…" where it is too long. The tooltip has the whole text.
 
     A wrapping one must not be inside a scroll area: its height depends on the width, the width on whether there is a
     scroll bar, and that on the height; Qt would go round in that circle for ever.
@@ -29,6 +31,16 @@ class Sentence(QtWidgets.QLabel):
         else:
             policy = QtWidgets.QSizePolicy.Policy
             self.setSizePolicy(policy.Ignored, policy.Fixed)
+
+    def paintEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
+        room = self.contentsRect()
+        if self.wordWrap() or self.fontMetrics().boundingRect(self.text()).width() <= room.width():
+            super().paintEvent(event)
+            return
+        cut = self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideRight, room.width())
+        painter = QtGui.QPainter(self)
+        painter.setPen(self.palette().color(self.foregroundRole()))
+        painter.drawText(room, self.alignment() | Qt.TextFlag.TextSingleLine, cut)
 
     def warn(self, on: bool) -> None:
         """Draw it in a colour that is readable on light and dark themes. No style sheet: it would change the font."""

@@ -41,6 +41,18 @@ class Hand:
         """Click a point of the screen."""
         self._xdotool("mousemove", x, y, "mousedown", button, "sleep", PRESSED, "mouseup", button)
 
+    def choose(self, name: str, text: str) -> None:
+        """Open a menu button or a drop-down list, and click the line `text` in it."""
+        self.click(name)
+        place = self.session.wait(f"entry({text!r})", 10, f"the line {text} of {name}")
+        self.click_at(*place)
+        self.session.wait("QtWidgets.QApplication.activePopupWidget() is None", 10, "the list to close")
+
+    def click_row(self, name: str, text: str) -> None:
+        """Click the row of a list that contains `text`."""
+        self.widget(name)
+        self.click_at(*self.session.wait(f"row_of(widget({name!r}), {text!r})", 10, f"{text} in {name}"))
+
     def type_into(self, name: str, text: str) -> None:
         """Click into a text field, replace what is in it, and wait until it is there."""
         for _ in range(3):

@@ -207,6 +207,30 @@ def reach(name, enabled):
     return state if state["visible"] else None
 
 
+def entry(text):
+    """Where the line `text` of the open menu or drop-down list is on the screen; None while there is none."""
+    popup = QtWidgets.QApplication.activePopupWidget()
+    if isinstance(popup, QtWidgets.QMenu):
+        for action in popup.actions():
+            if action.text().replace("&", "") == text and action.isEnabled():
+                point = popup.mapToGlobal(popup.actionGeometry(action).center())
+                return [point.x(), point.y()]
+    view = popup.findChild(QtWidgets.QAbstractItemView) if popup is not None else None
+    return row_of(view, text) if view is not None else None
+
+
+def row_of(view, text):
+    """Where the row with that text of a list is on the screen, brought into sight; None without one."""
+    for row in range(view.model().rowCount()):
+        index = view.model().index(row, 0)
+        if text in str(index.data()):
+            view.scrollTo(index)
+            box = view.visualRect(index)
+            point = view.viewport().mapToGlobal(QtCore.QPoint(box.x() + min(box.width(), 40) // 2, box.center().y()))
+            return [point.x(), point.y()]
+    return None
+
+
 def canvas_state():
     """Corner and size of the active canvas on the screen, the corner of the image there (unrotated), and the zoom."""
     area = _mdi_area(K().activeWindow())
