@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from krita_sd.metadata.restore import find_model
+from krita_sd.text import tr
 from krita_sd.wire.errors import bad_request
 from krita_sd.wire.recipe import SAMPLERS, Lora, Recipe
 
@@ -68,10 +69,11 @@ def make(recipe: Recipe, x: Axis, y: Axis) -> Grid:
     """All cells, row by row. Raises WireError when they are too many, or one cannot be."""
     if len(x.labels) * len(y.labels) > MAX_CELLS:
         raise bad_request(
-            f"A grid of {len(x.labels)} x {len(y.labels)} pictures is too large.", f"At most {MAX_CELLS} are possible."
+            tr("A grid of {columns} x {rows} pictures is too large.", columns=len(x.labels), rows=len(y.labels)),
+            tr("At most {max_cells} are possible.", max_cells=MAX_CELLS),
         )
     if x.kind == y.kind and x.kind not in ("none", "replace", "lora"):
-        raise bad_request(f"Both axes vary {x.kind}.", "Choose something else for one of them.")
+        raise bad_request(tr("Both axes vary {kind}.", kind=x.kind), tr("Choose something else for one of them."))
     cells = []
     for row, down in enumerate(y.changes):
         for column, across in enumerate(x.changes):
@@ -95,7 +97,7 @@ def axis(kind: str, text: str, recipe: Recipe, models: Sequence[Mapping[str, Any
         return NOTHING
     text = text.strip()
     if not text or len(text) > MAX_TEXT:
-        raise bad_request(f"No values to compare for {kind}.", "Separate them by commas.")
+        raise bad_request(tr("No values to compare for {kind}.", kind=kind), tr("Separate them by commas."))
     return _READERS[kind](text, recipe, models)
 
 
@@ -106,11 +108,13 @@ def _numbers(text: str, whole: bool) -> list[float]:
         try:
             values += _range(match, whole) if match else [float(part)]
         except ValueError:
-            raise bad_request(f"{part} is no number.", "Write for example 1.1, 3, 7 or 10-30 (+10).") from None
+            raise bad_request(
+                tr("{part} is no number.", part=part), tr("Write for example 1.1, 3, 7 or 10-30 (+10).")
+            ) from None
         if len(values) > MAX_CELLS:
-            raise bad_request(f"These are more than {MAX_CELLS} values.", "Use fewer.")
+            raise bad_request(tr("These are more than {max_cells} values.", max_cells=MAX_CELLS), tr("Use fewer."))
     if whole and any(value != int(value) for value in values):
-        raise bad_request(f"{text} must be whole numbers.")
+        raise bad_request(tr("{what} must be whole numbers.", what=text))
     return list(dict.fromkeys(values))
 
 
@@ -172,7 +176,9 @@ def _sampler(text: str, recipe: Recipe, models: Any) -> Axis:
     known = {name.casefold(): name for name in SAMPLERS}
     for part in _parts(text):
         if part.casefold() not in known:
-            raise bad_request(f"There is no sampler {part}.", f"These are known: {', '.join(SAMPLERS)}.")
+            raise bad_request(
+                tr("There is no sampler {part}.", part=part), tr("These are known: {known}.", known=", ".join(SAMPLERS))
+            )
     return _field("sampler", [known[part.casefold()] for part in _parts(text)], str)
 
 
@@ -181,7 +187,9 @@ def _model(text: str, recipe: Recipe, models: Sequence[Mapping[str, Any]]) -> Ax
     for part in _parts(text):
         id = find_model(models, "checkpoint", part, part)
         if id is None:
-            raise bad_request(f"There is no model {part} here.", "Write the names as in the list of models.")
+            raise bad_request(
+                tr("There is no model {part} here.", part=part), tr("Write the names as in the list of models.")
+            )
         found.append((id, part))
     changes = tuple(lambda recipe, id=id: recipe.replace(model=id) for id, _ in found)
     return Axis("model", tuple(name for _, name in found), changes)
@@ -190,12 +198,12 @@ def _model(text: str, recipe: Recipe, models: Sequence[Mapping[str, Any]]) -> Ax
 def _lora(text: str, recipe: Recipe, models: Sequence[Mapping[str, Any]]) -> Axis:
     name, colon, rest = text.rpartition(":")
     if not colon:
-        raise bad_request("Write the LoRA's name, a colon, and weights.", "For example: ink: 0.4, 0.8, 1.")
+        raise bad_request(tr("Write the LoRA's name, a colon, and weights."), tr("For example: ink: 0.4, 0.8, 1."))
     name = name.strip()
     id = find_model(models, "lora", name, name) or name
     tagged = any(match[1].strip() == name for match in _TAG.finditer(recipe.prompt))
     if not tagged and find_model(models, "lora", name, name) is None:
-        raise bad_request(f"There is no LoRA {name} here.", "Write its name as in the list of LoRAs.")
+        raise bad_request(tr("There is no LoRA {name} here.", name=name), tr("Write its name as in the list of LoRAs."))
 
     def change(recipe: Recipe, weight: float) -> Recipe:
         if tagged:
@@ -216,7 +224,10 @@ def _replace(text: str, recipe: Recipe, models: Any) -> Axis:
     words = [part.strip() for part in text.split(",")]
     wanted = words[0]
     if not wanted or wanted not in recipe.prompt + recipe.negative:
-        raise bad_request(f"The prompt does not contain {wanted or 'anything to replace'}.", "Write it first.")
+        raise bad_request(
+            tr("The prompt does not contain {wanted}.", wanted=wanted or tr("anything to replace")),
+            tr("Write it first."),
+        )
 
     def change(recipe: Recipe, word: str) -> Recipe:
         return recipe.replace(

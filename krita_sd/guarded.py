@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from krita_sd.text import tr
 from krita_sd.wire.errors import WireError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ def guarded(method: Callable[..., Any]) -> Callable[..., None]:
             self.say(str(error), True)
         except Exception as error:  # the last line of defence before Krita's dialog
             log.exception("%s", method.__name__)
-            self.say(f"Something went wrong in the plugin ({type(error).__name__}: {error}).", True)
+            self.say(
+                tr("Something went wrong in the plugin ({name}: {error}).", name=type(error).__name__, error=error),
+                True,
+            )
 
     return run

@@ -48,6 +48,7 @@ from krita_sd.job_events import (
     StateChanged,
     Withdraw,
 )
+from krita_sd.text import tr
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.recipe import Recipe
 
@@ -97,7 +98,10 @@ class Result:
 
 
 _LOST = WireError(
-    Code.INTERRUPTED, "The server was restarted and no longer knows this job.", "Press Generate again.", retryable=True
+    Code.INTERRUPTED,
+    tr("The server was restarted and no longer knows this job."),
+    tr("Press Generate again."),
+    retryable=True,
 )
 
 
@@ -242,7 +246,7 @@ class JobTable:
         job.phase = phase
         job.error = error if phase is Phase.FAILED else None
         if phase is Phase.FAILED and job.error is None:
-            job.error = WireError(Code.INTERNAL, "The server reported a failure without a reason.")
+            job.error = WireError(Code.INTERNAL, tr("The server reported a failure without a reason."))
         kept = [key for key in job.results if key in self.results]
         if phase is not Phase.DONE or not kept:
             yield from self._leave_stage(job)

@@ -20,6 +20,7 @@ from typing import Any
 from krita_sd import tls
 from krita_sd.inbox import Inbox
 from krita_sd.live.desk import Desk
+from krita_sd.text import tr
 from krita_sd.wire import PROTOCOL, client
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
@@ -169,12 +170,14 @@ class Link:
                     self._report(LinkState("waiting", error.message, error.hint, error.code))
             except Exception as error:  # this thread must not die: it reports and tries again
                 log.exception("link")
-                self._report(LinkState("waiting", f"The connection failed ({error}).", "", Code.INTERNAL))
+                self._report(
+                    LinkState("waiting", tr("The connection failed ({error}).", error=error), "", Code.INTERNAL)
+                )
             self._core.disconnect()
             if not self._stopping.is_set():
                 self._idle(BACKOFF[min(attempt, len(BACKOFF) - 1)])
                 attempt += 1
-        self._report(LinkState("stopped", "Not connected."))
+        self._report(LinkState("stopped", tr("Not connected.")))
 
     def _report(self, state: LinkState) -> None:
         self._emit(state)
@@ -188,7 +191,7 @@ class Link:
     def _session(self) -> bool:
         """One connection from opening to loss. True when the server had welcomed us."""
         target = self._locate(self._report, self._stopping)
-        self._report(LinkState("connecting", f"Connecting to {target.name} ..."))
+        self._report(LinkState("connecting", tr("Connecting to {name} ...", name=target.name)))
         socket = _open(target)
         self._inbox.reopen()
         self._fatal = None
@@ -206,8 +209,8 @@ class Link:
         if self._fatal is not None:
             raise self._fatal
         if not self._stopping.is_set():
-            hint = "Trying again; nothing that was computed is lost."
-            self._report(LinkState("waiting", "The connection to the server was lost.", hint))
+            hint = tr("Trying again; nothing that was computed is lost.")
+            self._report(LinkState("waiting", tr("The connection to the server was lost."), hint))
         return welcomed
 
     def _pump(self, socket: Any) -> None:
@@ -338,7 +341,9 @@ def _library(name: str) -> Any:
     except ModuleNotFoundError:
         if "krita" in sys.modules:
             raise WireError(
-                Code.INTERNAL, "The plugin is not completely installed.", "Run install.py again and restart Krita."
+                Code.INTERNAL,
+                tr("The plugin is not completely installed."),
+                tr("Run install.py again and restart Krita."),
             ) from None
         return importlib.import_module(f"websockets.{name}")
 
@@ -368,19 +373,30 @@ def _open(target: Target) -> Any:
     except errors.InvalidStatus as error:
         status = error.response.status_code
         if status in (400, 401):
-            hint = "Check the token in the connection settings; it is in the file 'token' of the server's state folder."
-            raise WireError(Code.UNAUTHORIZED, f"{target.name} refused the access token.", hint) from None
-        raise WireError(Code.BAD_REQUEST, f"{target.name} refused the connection (HTTP {status}).") from None
+            hint = tr(
+                "Check the token in the connection settings; it is in the file 'token' of the server's state folder."
+            )
+            raise WireError(Code.UNAUTHORIZED, tr("{name} refused the access token.", name=target.name), hint) from None
+        raise WireError(
+            Code.BAD_REQUEST, tr("{name} refused the connection (HTTP {status}).", name=target.name, status=status)
+        ) from None
     except (errors.InvalidURI, ValueError) as error:
         if distrust := tls.untrusted(error):
             raise distrust from None
-        hint = "It must look like ws://127.0.0.1:8765/v1, or wss://... as the server prints it."
-        raise WireError(Code.BAD_REQUEST, "The server address cannot be read.", hint) from None
+        hint = tr("It must look like ws://127.0.0.1:8765/v1, or wss://... as the server prints it.")
+        raise WireError(Code.BAD_REQUEST, tr("The server address cannot be read."), hint) from None
     except errors.InvalidHandshake:
-        hint = "Something else may be listening on this address; check it."
-        raise WireError(Code.VERSION, f"{target.name} does not speak our protocol ({PROTOCOL}).", hint) from None
+        hint = tr("Something else may be listening on this address; check it.")
+        raise WireError(
+            Code.VERSION,
+            tr("{name} does not speak our protocol ({protocol}).", name=target.name, protocol=PROTOCOL),
+            hint,
+        ) from None
     except (OSError, EOFError, TimeoutError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise WireError(
-            Code.INTERRUPTED, f"{target.name} does not answer ({reason}).", "Trying again.", retryable=True
+            Code.INTERRUPTED,
+            tr("{name} does not answer ({reason}).", name=target.name, reason=reason),
+            tr("Trying again."),
+            retryable=True,
         ) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from krita_sd.qt import Qt, QtCore, QtGui
+from krita_sd.text import tr
 from krita_sd.wire.errors import bad_request
 from krita_sd.wire.frames import Picture
 
@@ -34,7 +35,7 @@ def image_of(picture: Picture) -> Any:
         data.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
         image = QtGui.QImageReader(data).read()
         if image.isNull():
-            raise bad_request(f"A {picture.format} picture from the server could not be read.")
+            raise bad_request(tr("A {format} picture from the server could not be read.", format=picture.format))
         return image.convertToFormat(QtGui.QImage.Format.Format_ARGB32)
     return QtGui.QImage(picture.data, picture.width, picture.height, stride, kind)
 
@@ -72,21 +73,31 @@ def encoded(picture: Picture, kind: str) -> bytes:
         kind, ("", 0)
     )
     if name.lower().encode() not in [bytes(known.data()) for known in QtGui.QImageWriter.supportedImageFormats()]:
-        raise bad_request(f"This Krita cannot write {kind or 'files without an ending'}.", "Save it as .png or .jpg.")
+        raise bad_request(
+            tr("This Krita cannot write {kind}.", kind=kind or tr("files without an ending")),
+            tr("Save it as .png or .jpg."),
+        )
     image = image_of(picture)
     if name == "JPG":
         image = _opaque(image)
     out = QtCore.QBuffer()
     out.open(QtCore.QIODevice.OpenModeFlag.WriteOnly)
     if not image.save(out, name, quality):
-        raise bad_request(f"Qt could not write a picture of {picture.width} x {picture.height} pixels as {kind}.")
+        raise bad_request(
+            tr(
+                "Qt could not write a picture of {width} x {height} pixels as {kind}.",
+                width=picture.width,
+                height=picture.height,
+                kind=kind,
+            )
+        )
     return bytes(out.data().data())
 
 
 def write_png(picture: Picture, path: Path) -> None:
     """Write a PNG, losslessly. Raises OSError. Qt writes the file itself: nothing passes through Python's lock."""
     if not image_of(picture).save(str(path), "PNG", 80):
-        raise OSError(errno.EIO, "the disk is full or cannot be written", str(path))
+        raise OSError(errno.EIO, tr("the disk is full or cannot be written"), str(path))
 
 
 def _opaque(image: Any) -> Any:

@@ -136,7 +136,7 @@ def region(settings: Settings, model: Mapping[str, Any], extent: Extent, selecti
     try:
         return context_bounds(selection, extent, native_range(model), feather, grow)
     except ValueError:
-        raise bad_request("The selection lies outside the canvas.", "Select something on it.") from None
+        raise bad_request(tr("The selection lies outside the canvas."), tr("Select something on it.")) from None
 
 
 def mask_shape(settings: Settings, selection: Bounds) -> tuple[int, int]:
@@ -163,11 +163,12 @@ def make(
     axes of Krita's wrap-around mode. Raises WireError with a sentence when it cannot be done."""
     kind = kind_of(settings.strength, selection is not None)
     if extent.width < 1 or extent.height < 1:
-        raise bad_request("The document has no pixels.")
+        raise bad_request(tr("The document has no pixels."))
     bounds = region(settings, model, extent, selection)
     if bounds.extent.longest > MAX_SIDE or bounds.extent.pixels * 4 > MAX_PICTURE:
         raise bad_request(
-            f"A picture of {bounds.width} x {bounds.height} pixels is too large.", "Select a smaller area."
+            tr("A picture of {width} x {height} pixels is too large.", width=bounds.width, height=bounds.height),
+            tr("Select a smaller area."),
         )
     recipe = Recipe(
         kind=kind,

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from krita_sd import tls
+from krita_sd.text import tr
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.places import state_dir
 
@@ -114,14 +115,14 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def read_local(path: Path = LOCAL_JSON) -> tuple[Path, Path]:
     """(interpreter, root of the installation). Raises WireError with a sentence when install.py has not run."""
-    hint = "Run 'python3 install.py' in the Krita SD folder, then restart Krita."
+    hint = tr("Run 'python3 install.py' in the Krita SD folder, then restart Krita.")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         python, root = Path(data["python"]), Path(data["root"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise WireError(Code.INTERNAL, "The server is not installed on this machine.", hint) from None
+        raise WireError(Code.INTERNAL, tr("The server is not installed on this machine."), hint) from None
     if not python.exists() or not (root / "server").is_dir():
-        raise WireError(Code.INTERNAL, f"The server is no longer at {root}.", hint)
+        raise WireError(Code.INTERNAL, tr("The server is no longer at {root}.", root=root), hint)
     return python, root
 
 
@@ -143,11 +144,13 @@ def start_or_find(
     if FLATPAK_INFO.exists():
         raise WireError(
             Code.UNSUPPORTED,
-            "Krita runs in a Flatpak, which may not start other programs.",
-            "Start the server in a terminal: python -m server (in the Krita SD folder); it is then found by itself.",
+            tr("Krita runs in a Flatpak, which may not start other programs."),
+            tr(
+                "Start the server in a terminal: python -m server (in the Krita SD folder); it is then found by itself."
+            ),
         )
     python, root = read_local(local)
-    report("Starting the server ...")
+    report(tr("Starting the server ..."))
     process, log_file = _spawn(python, root, folder, options)
     end = time.monotonic() + timeout
     while time.monotonic() < end and not stopping.is_set():
@@ -159,10 +162,14 @@ def start_or_find(
             running = find(folder)
             if running is not None:
                 return running
-            raise WireError(Code.INTERNAL, f"The server did not start: {_last_line(log_file)}", f"Log: {log_file}")
+            raise WireError(
+                Code.INTERNAL,
+                tr("The server did not start: {last_line}", last_line=_last_line(log_file)),
+                f"Log: {log_file}",
+            )
         stopping.wait(0.05)
     process.terminate()
-    raise WireError(Code.INTERNAL, "The server did not start in time.", f"Log: {log_file}", retryable=True)
+    raise WireError(Code.INTERNAL, tr("The server did not start in time."), f"Log: {log_file}", retryable=True)
 
 
 def _spawn(python: Path, root: Path, folder: Path, more: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], Path]:
@@ -189,7 +196,11 @@ def _spawn(python: Path, root: Path, folder: Path, more: Sequence[str] = ()) -> 
             )
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise WireError(Code.INTERNAL, f"The server could not be started ({reason}).", f"Tried {python}.") from None
+        raise WireError(
+            Code.INTERNAL,
+            tr("The server could not be started ({reason}).", reason=reason),
+            tr("Tried {python}.", python=python),
+        ) from None
     return process, log_file
 
 
@@ -198,6 +209,6 @@ def _last_line(path: Path) -> str:
     try:
         text = path.read_bytes()[-4000:].decode("utf-8", "replace")
     except OSError:
-        return "it said nothing"
+        return tr("it said nothing")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else tr("it said nothing")

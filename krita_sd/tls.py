@@ -13,6 +13,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from krita_sd.text import tr
 from krita_sd.wire.errors import Code, WireError
 
 MARK = "sha256="
@@ -47,8 +48,11 @@ def opened(uri: str, timeout: float) -> tuple[str, Any]:
     if not hmac.compare_digest(fingerprint(der), wanted):
         raise WireError(
             Code.UNAUTHORIZED,
-            "The server shows another certificate than the address says.",
-            "Copy the address again from the output of the server; if it is the same, something is between you and it.",
+            tr("The server shows another certificate than the address says."),
+            tr(
+                "Copy the address again from the output of the server; if it is the same, something is between you "
+                "and it."
+            ),
         )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # the certificate itself is known, whatever name it carries
@@ -63,6 +67,6 @@ def untrusted(error: BaseException) -> WireError | None:
         return None
     return WireError(
         Code.UNAUTHORIZED,
-        "This machine does not trust the certificate of that server.",
-        "Use the address with #sha256=... that the server prints when it starts.",
+        tr("This machine does not trust the certificate of that server."),
+        tr("Use the address with #sha256=... that the server prints when it starts."),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from krita_sd import job_events as ev
 from krita_sd.link import LinkState
+from krita_sd.text import tr
 from krita_sd.wire import client, parameters
 from krita_sd.wire.messages import STATES
 from krita_sd.wire.queries import QueueOrder
@@ -56,4 +57,5 @@ def device_text(device: dict[str, Any], where: str) -> tuple[str, bool]:
     """(sentence for the status line, whether the device is known): it is not while the worker starts."""
     kind, name = str(device.get("kind") or ""), str(device.get("name") or "")
     known = bool(kind) and kind != "starting"
-    return f"Connected to {where}: {(name or kind) if known else 'starting the model program'}.", known
+    device_name = (name or kind) if known else tr("starting the model program")
+    return tr("Connected to {where}: {device}.", where=where, device=device_name), known

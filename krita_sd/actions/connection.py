@@ -12,6 +12,7 @@ from krita_sd.actions.part import Part
 from krita_sd.guarded import guarded
 from krita_sd.link import Link, LinkState, Target
 from krita_sd.server_process import start_or_find
+from krita_sd.text import tr
 from krita_sd.translate import device_text
 from krita_sd.wire import client
 from krita_sd.wire.errors import Code
@@ -63,14 +64,14 @@ class Connection(Part):
 
     def _server_said(self, models: tuple[dict[str, Any], ...], device: dict[str, Any]) -> None:
         self.core.models, self.core.device = models, device
-        text, self._device_known = device_text(device, self.core.settings.server_uri or "this machine")
+        text, self._device_known = device_text(device, self.core.settings.server_uri or tr("this machine"))
         self.core.connection = LinkState("connected", text)
 
     def _locate(self, report: Callable[[LinkState], None], stopping: Any) -> Target:
         """In the link's thread: the server of the settings, or the one of this machine."""
         settings = self.core.settings
         if settings.server_uri:
-            return Target(settings.server_uri, settings.server_token, "The server")
+            return Target(settings.server_uri, settings.server_token, tr("The server"))
         options = ("--leave-free", f"{settings.leave_free:g}") if settings.leave_free else ()
         running = start_or_find(lambda text: report(LinkState("starting", text)), stopping, options=options)
-        return Target(running.uri, running.token, "The server on this machine")
+        return Target(running.uri, running.token, tr("The server on this machine"))

@@ -120,7 +120,7 @@ class Controlling(Part):
         """Show or hide the layer in the document: its preview."""
         doc = host.krita().activeDocument()
         if doc is not None and not nodes.show(doc, layer, on):
-            self.say("The document is busy. Try again when the pen is up.")
+            self.say(tr("The document is busy. Try again when the pen is up."))
 
     def _change(self, marks: Marks) -> None:
         self._documents.mark(marks)
@@ -135,14 +135,16 @@ class Controlling(Part):
         core.start()
         doc = host.krita().activeDocument()
         if doc is None:
-            raise bad_request("There is no document.", "Open or create one first.")
+            raise bad_request(tr("There is no document."), tr("Open or create one first."))
         problem = make_problem(type, core.features) if core.table.connected else ""
         if problem:
             raise WireError(Code.UNSUPPORTED, problem)
         scene = capture.describe(doc)
         bounds = Bounds.of(scene.extent)
         if bounds.extent.pixels * 4 > MAX_PICTURE:
-            raise bad_request("The document is too large for a control layer.", "Crop it, or paint the layer by hand.")
+            raise bad_request(
+                tr("The document is too large for a control layer."), tr("Crop it, or paint the layer by hand.")
+            )
         job = uuid.uuid4().hex
         recipe = Recipe("preprocess", core.settings.model, width=bounds.width, height=bounds.height, map=type)
         self._results.stage.remember(scene.doc_id, doc)
@@ -179,7 +181,9 @@ class Controlling(Part):
         for control in acting:
             problem = problem_of(control.type, self.core.models, self._entry())
             if problem and self.core.table.connected:
-                raise WireError(Code.UNSUPPORTED, f"{TITLES[control.type]} cannot steer this model.", problem)
+                raise WireError(
+                    Code.UNSUPPORTED, tr("{title} cannot steer this model.", title=tr(TITLES[control.type])), problem
+                )
         return acting
 
     def fed(self, event: Any) -> None:
@@ -221,5 +225,5 @@ def _active() -> tuple[Any, Any]:
     doc = host.krita().activeDocument()
     node = nodes.active(doc) if doc is not None else None
     if node is None:
-        raise bad_request("No layer is active.", "Choose the layer in Krita's layer list first.")
+        raise bad_request(tr("No layer is active."), tr("Choose the layer in Krita's layer list first."))
     return doc, node

@@ -22,6 +22,7 @@ from krita_sd.link import Link, LinkState
 from krita_sd.plan import Plan
 from krita_sd.qt import QtCore, Signal
 from krita_sd.styles import Style, StyleBook
+from krita_sd.text import tr
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Core(QtCore.QObject):
         self.models: tuple[dict[str, Any], ...] = ()
         self.device: dict[str, Any] = {}
         self.features: dict[str, Any] = {}
-        self.connection = LinkState("stopped", "Not connected.")
+        self.connection = LinkState("stopped", tr("Not connected."))
         self.view = view.View()
         self.styles = StyleBook(self.folder / "styles")
         self.scene: capture.Scene | None = None

@@ -17,6 +17,7 @@ from krita_sd.actions.results import Results
 from krita_sd.canvas import capture, group, host, place
 from krita_sd.geometry import Bounds
 from krita_sd.guarded import guarded
+from krita_sd.text import tr
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 
@@ -61,7 +62,7 @@ class Comparing(Part):
     def describe(self) -> tuple[str, bool]:
         """(what the button would do, whether it can): "3 x 4 = 12 pictures", or what is wrong."""
         if self.core.scene is None:
-            return "Open or create a document first.", False
+            return tr("Open or create a document first."), False
         try:
             made, _ = self._grid(self.core.scene)
         except WireError as error:
@@ -87,7 +88,7 @@ class Comparing(Part):
         core.start()
         doc = host.krita().activeDocument()
         if doc is None:
-            raise WireError(Code.BAD_REQUEST, "There is no document.", "Open or create one first.")
+            raise WireError(Code.BAD_REQUEST, tr("There is no document."), tr("Open or create one first."))
         scene = capture.describe(doc)
         if not core.settings.seed_fixed:
             core.change(seed=plan.draw_seed())
@@ -104,7 +105,9 @@ class Comparing(Part):
         """Open the labelled contact sheet as a document of its own."""
         run = self.run
         if run is None or not self.progress()[0]:
-            raise WireError(Code.BAD_REQUEST, "There are no pictures to compare yet.", "Wait for the first ones.")
+            raise WireError(
+                Code.BAD_REQUEST, tr("There are no pictures to compare yet."), tr("Wait for the first ones.")
+            )
 
         def work() -> Callable[[], None]:
             found = grid_sheet.draw(run.made, run.bounds.width, run.bounds.height, self._reader(run))
@@ -121,10 +124,12 @@ class Comparing(Part):
         run = self.run
         done = [number for number, job in enumerate(run.jobs) if self._key(job) is not None] if run is not None else []
         if run is None or not done:
-            raise WireError(Code.BAD_REQUEST, "There are no pictures to compare yet.", "Wait for the first ones.")
+            raise WireError(
+                Code.BAD_REQUEST, tr("There are no pictures to compare yet."), tr("Wait for the first ones.")
+            )
         doc = self._results.stage.document_of(run.jobs[0])
         if doc is None:
-            raise WireError(Code.BAD_REQUEST, "The document of this grid is closed.", "Take the contact sheet.")
+            raise WireError(Code.BAD_REQUEST, tr("The document of this grid is closed."), tr("Take the contact sheet."))
         for key in [key for key in self.core.table.results if key.rpartition(":")[0] in run.jobs]:
             if self._results.is_shown(key):
                 self._results.hide(key)
@@ -138,4 +143,4 @@ class Comparing(Part):
             group.Member(run.made.label(run.made.cells[number]), functools.partial(data, number)) for number in done
         ]
         self._group = group.GroupInsertion(doc, run.bounds, f"Grid: {run.name}", members, self.core)
-        self._group.done.connect(lambda: self.say("The grid is a layer group now."))
+        self._group.done.connect(lambda: self.say(tr("The grid is a layer group now.")))

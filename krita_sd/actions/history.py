@@ -24,6 +24,7 @@ from krita_sd.history.store import Codec, Entry, Store, kept_of
 from krita_sd.history.worker import Worker
 from krita_sd.shelf import Kept
 from krita_sd.stage import open_as_document
+from krita_sd.text import tr
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 
@@ -77,7 +78,9 @@ class History(Part):
             elif not on_shelf:
                 self._store.add(kept, name)
         except OSError as error:
-            problem = f"The history cannot be written ({error.strerror or error}). Make room on the disk."
+            problem = tr(
+                "The history cannot be written ({strerror}). Make room on the disk.", strerror=error.strerror or error
+            )
         except WireError as error:
             problem = str(error)
         self.core.later(functools.partial(self._recorded, kept.key, problem))
@@ -137,7 +140,11 @@ class History(Part):
         """Delete pictures from the disk, for good."""
         self._worker.post(functools.partial(self._store.delete, keys), urgent=True)
         self.model.removed(keys)
-        self.say("Deleted from the history." if len(keys) == 1 else f"{len(keys)} pictures deleted from the history.")
+        self.say(
+            tr("Deleted from the history.")
+            if len(keys) == 1
+            else tr("{number} pictures deleted from the history.", number=len(keys))
+        )
 
     @guarded
     def copy(self, entry: Entry, what: str) -> None:
@@ -168,7 +175,7 @@ class History(Part):
     @guarded
     def _shown(self, entry: Entry, picture: Picture | None, then: Callable[[], None] | None) -> None:
         if picture is None:
-            raise WireError(Code.INTERNAL, "This picture is no longer on the disk.", "It was deleted or moved.")
+            raise WireError(Code.INTERNAL, tr("This picture is no longer on the disk."), tr("It was deleted or moved."))
         doc = host.krita().activeDocument()
         job = uuid.uuid4().hex
         old = kept_of(entry, picture)

@@ -28,6 +28,7 @@ from krita_sd.live.feed import Look, Sent, Suspect, Unchanged, Wish
 from krita_sd.live.timing import Timeline, Trip
 from krita_sd.live.view import LiveView
 from krita_sd.qt import QtCore, Signal
+from krita_sd.text import tr
 from krita_sd.wire import client
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
@@ -88,7 +89,7 @@ class Live(Part, QtCore.QObject):
             self.core.start()
             self._doc = host.krita().activeDocument()
             if self._doc is None:
-                raise WireError(Code.BAD_REQUEST, "There is no document.", "Open or create one first.")
+                raise WireError(Code.BAD_REQUEST, tr("There is no document."), tr("Open or create one first."))
             self.say("")
             self._around.begin(self._doc)
             self._poll.start()
@@ -157,7 +158,7 @@ class Live(Part, QtCore.QObject):
     def received(self, event: Any) -> None:
         unknown = isinstance(event, client.Refused) and event.error.code is Code.UNSUPPORTED
         if unknown and self._machine.phase is m.Phase.STARTING:
-            text = "This server cannot do Live. Update it, or use the one of this machine."
+            text = tr("This server cannot do Live. Update it, or use the one of this machine.")
             self._feed(m.Said(self._machine.live, "failed", text))
         elif isinstance(event, client.Connected):
             self.look()

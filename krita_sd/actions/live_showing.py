@@ -19,6 +19,7 @@ from krita_sd.live.fresh import Fresh
 from krita_sd.live.machine import Aim
 from krita_sd.live.timing import Timeline
 from krita_sd.qt import QtCore, Signal
+from krita_sd.text import tr
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 
@@ -97,7 +98,7 @@ class Showing(Part, QtCore.QObject):
         """Make the shown frame a layer on top, one undo step; or a part of the active layer, two steps."""
         frame, bounds = self.frame, self._bounds
         if frame is None or doc is None:
-            raise WireError(Code.BAD_REQUEST, "Live shows no picture yet.", "Wait for one, then apply it.")
+            raise WireError(Code.BAD_REQUEST, tr("Live shows no picture yet."), tr("Wait for one, then apply it."))
         way = "into" if into_active else "top"
         problem = insert.problem_with(way, doc)
         if problem:

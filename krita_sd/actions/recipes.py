@@ -18,6 +18,7 @@ from krita_sd.guarded import guarded
 from krita_sd.metadata import recipes
 from krita_sd.metadata.restore import restore
 from krita_sd.qt import QtWidgets
+from krita_sd.text import tr
 from krita_sd.wire import parameters
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
@@ -48,7 +49,7 @@ class Recipes(Part):
         """The same for any recipe."""
         texts = {"prompt": recipe.prompt, "seed": str(recipe.seed), "recipe": parameters.write(recipe, model)}
         QtWidgets.QApplication.clipboard().setText(texts[what])
-        self.say(f"The {what} is on the clipboard.")
+        self.say(tr("The {what} is on the clipboard.", what=what))
 
     @guarded
     def same_seed(self) -> None:
@@ -56,7 +57,7 @@ class Recipes(Part):
         result = self.core.table.current_result
         if result is not None:
             self.core.change(seed=result.recipe.seed, seed_fixed=True)
-            self.say(f"The next pictures begin with seed {result.recipe.seed}.")
+            self.say(tr("The next pictures begin with seed {seed}.", seed=result.recipe.seed))
 
     # Restore ---------------------------------------------------------------------------------------------------------
 
@@ -66,7 +67,7 @@ class Recipes(Part):
         self.core.change(**restored.changes)
         if restored.params:
             self.core.change_params(**restored.params)
-        self.say(f"The recipe was taken over. {restored.note}".strip(), bool(restored.note))
+        self.say(tr("The recipe was taken over. {note}", note=restored.note).strip(), bool(restored.note))
 
     @guarded
     def restore_result(self) -> None:
@@ -82,7 +83,9 @@ class Recipes(Part):
         found = layer_recipes.recall(doc, doc.activeNode()) if doc is not None else None
         if found is None:
             raise WireError(
-                Code.BAD_REQUEST, "The active layer has no recipe.", "Layers that were applied by Krita SD have one."
+                Code.BAD_REQUEST,
+                tr("The active layer has no recipe."),
+                tr("Layers that were applied by Krita SD have one."),
             )
         self.take_over(found)
 
@@ -118,7 +121,7 @@ class Recipes(Part):
                 write_picture(target, picture, texts)
             except WireError as error:
                 return functools.partial(self.say, str(error), True)
-            return functools.partial(self.say, f"Saved as {target.name}.")
+            return functools.partial(self.say, tr("Saved as {name}.", name=target.name))
 
         self._later(write)
 
@@ -139,4 +142,7 @@ def write_picture(path: Path, picture: Picture, texts: dict[str, str]) -> None:
         os.replace(draft, path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise WireError(Code.DISK_FULL, f"{path.name} cannot be written ({error.strerror or error}).") from None
+        raise WireError(
+            Code.DISK_FULL,
+            tr("{name} cannot be written ({strerror}).", name=path.name, strerror=error.strerror or error),
+        ) from None

@@ -20,6 +20,7 @@ from krita_sd.jobs import Result
 from krita_sd.link import PreviewWaiting
 from krita_sd.shelf import Kept, Shelf
 from krita_sd.stage import Stage, open_as_document
+from krita_sd.text import tr
 from krita_sd.wire import client
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
@@ -158,7 +159,9 @@ class Results(Part):
         """The picture itself. Raises WireError with a sentence when it is gone."""
         picture = self.shelf.get(result.key)
         if picture is None:
-            raise WireError(Code.INTERNAL, "The pixels of this result are gone.", "Generate it again with its seed.")
+            raise WireError(
+                Code.INTERNAL, tr("The pixels of this result are gone."), tr("Generate it again with its seed.")
+            )
         return picture
 
     def read(self, key: str, done: Callable[[Picture | None], None]) -> None:
@@ -176,7 +179,7 @@ class Results(Part):
 
     def _loaded(self, key: str, found: Picture | None, done: Callable[[Picture | None], None]) -> None:
         if found is None and key in self.core.table.results:
-            self.say("The pixels of this result are gone. Generate it again with its seed.", True)
+            self.say(tr("The pixels of this result are gone. Generate it again with its seed."), True)
         done(found)
 
     # What happens ----------------------------------------------------------------------------------------------------
@@ -259,4 +262,4 @@ class Results(Part):
             return
         open_as_document(result.recipe, self.pixels(result))
         self.core.feed(ev.Applied(key))
-        self.say("The document of this result is closed; it was opened as a new one.")
+        self.say(tr("The document of this result is closed; it was opened as a new one."))

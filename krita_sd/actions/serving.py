@@ -14,6 +14,7 @@ from krita_sd.actions.part import Part
 from krita_sd.canvas import host
 from krita_sd.guarded import guarded
 from krita_sd.qt import QtCore, QtWidgets
+from krita_sd.text import tr
 from krita_sd.wire import client
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.places import state_dir
@@ -85,10 +86,12 @@ class Serving(Part):
         """Unload every model; the next job loads again."""
         self.core.start()
         if not self.core.table.connected:
-            raise WireError(Code.INTERRUPTED, "There is no connection to a server.", "Wait until it is connected.")
+            raise WireError(
+                Code.INTERRUPTED, tr("There is no connection to a server."), tr("Wait until it is connected.")
+            )
         self.core.link.ask(FreeMemory())
         self._asked = None
-        self.say("The server unloads its models. The next picture takes longer to begin.")
+        self.say(tr("The server unloads its models. The next picture takes longer to begin."))
 
     @guarded
     def read_log(self) -> None:
@@ -102,7 +105,7 @@ class Serving(Part):
         self.core.later(functools.partial(self._show_log, text))
 
     def _show_log(self, text: str) -> None:
-        self.log = text or "There is no log here: the server is on another machine, or has not started yet."
+        self.log = text or tr("There is no log here: the server is on another machine, or has not started yet.")
         self.core.redraw()
 
     def _logs(self) -> dict[str, str]:
@@ -139,7 +142,7 @@ class Serving(Part):
 
     def _copied(self, text: str) -> None:
         QtWidgets.QApplication.clipboard().setText(text)
-        self.say("The report is on the clipboard. It holds no token and no prompt.")
+        self.say(tr("The report is on the clipboard. It holds no token and no prompt."))
 
     @guarded
     def use_server(self, address: str, token: str) -> None:

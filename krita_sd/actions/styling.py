@@ -13,6 +13,7 @@ from krita_sd.guarded import guarded
 from krita_sd.plan import loras as effective_loras
 from krita_sd.settings import FOLLOW
 from krita_sd.styles import Style, resolve
+from krita_sd.text import tr
 from krita_sd.wire.errors import bad_request
 from krita_sd.wire.limits import MAX_LORA_WEIGHT, MAX_LORAS
 from krita_sd.wire.recipe import Lora
@@ -63,7 +64,7 @@ class Styling(Part):
     def save(self, style: Style) -> None:
         """Keep a style as one of the painter's own and choose it."""
         if not style.name.strip():
-            raise bad_request("The style has no name.", "Type one.")
+            raise bad_request(tr("The style has no name."), tr("Type one."))
         own = self.core.styles.add(style)
         params = dict.fromkeys(("steps", "guidance", "sampler", "vae", "clip_skip"))
         self.core.change(style=own.id, loras=(), tile=FOLLOW, model=own.model or self.core.settings.model)
@@ -75,7 +76,7 @@ class Styling(Part):
     def delete(self, id: str) -> None:
         """Remove one of the painter's own styles, and its file."""
         if not self.core.styles.get(id).is_own:
-            raise bad_request("This style is built in.", "Save it under another name to change it.")
+            raise bad_request(tr("This style is built in."), tr("Save it under another name to change it."))
         self.core.styles.remove(id)
         if self.core.settings.style == id:
             self.core.change(style="")
@@ -105,7 +106,10 @@ class Styling(Part):
         if any(lora.id == id for lora in loras):
             return
         if len(loras) >= MAX_LORAS:
-            raise bad_request(f"More than {MAX_LORAS} LoRAs cannot be used together.", "Take one away first.")
+            raise bad_request(
+                tr("More than {max_loras} LoRAs cannot be used together.", max_loras=MAX_LORAS),
+                tr("Take one away first."),
+            )
         self.core.change(loras=(*loras, Lora(id, 1.0)))
 
     @guarded

@@ -96,6 +96,6 @@ class GridPage(QtWidgets.QWidget):
         self.note.say(text)
         self.start.setEnabled(possible)
         done, count = self._comparing.progress()
-        self.progress.say(f"{done} of {count} pictures are there" if count else "")
+        self.progress.say(tr("{done} of {count} pictures are there", done=done, count=count) if count else "")
         self.sheet.setEnabled(done > 0)
         self.layers.setEnabled(done > 0)

@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Any
 
 from krita_sd.geometry import Bounds
+from krita_sd.text import tr
 
 
 class Phase(str, Enum):
@@ -205,7 +206,7 @@ class Machine:
                     self.phase, self.text = Phase.ON, ""
                     yield Show(self.live, generation)
             case Said(_, "failed", text):
-                self._failure = text or "Live stopped."
+                self._failure = text or tr("Live stopped.")
                 yield from self._reconcile()
             case Said(_, _, text):
                 self.text = text

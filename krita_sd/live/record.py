@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from krita_sd.text import tr
+
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 24
@@ -61,11 +63,11 @@ class Recorder:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # 100 is the fastest compression, still lossless.
                 if not draw().save(str(path), "PNG", 100):
-                    raise OSError("the file could not be written")
+                    raise OSError(tr("the file could not be written"))
                 self.written += 1
             except OSError as error:
                 log.warning("recording: %s", error)
-                self.problem = f"Recording stopped: {error.strerror or error}."
+                self.problem = tr("Recording stopped: {strerror}.", strerror=error.strerror or error)
 
 
 def _free(folder: Path) -> Path:

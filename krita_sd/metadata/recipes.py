@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from krita_sd.metadata import exif, jpeg, png, webp
+from krita_sd.text import tr
 from krita_sd.wire import parameters
 from krita_sd.wire.errors import WireError, bad_request
 from krita_sd.wire.limits import MAX_NAME
@@ -47,7 +48,7 @@ def embed(data: bytes, texts: Mapping[str, str]) -> bytes:
             block = exif.build("", texts[KEY])
         return jpeg.insert(data, block)
     except (ValueError, KeyError):
-        raise bad_request("The recipe is too long for this kind of file.", "Save it as PNG or WebP.") from None
+        raise bad_request(tr("The recipe is too long for this kind of file."), tr("Save it as PNG or WebP.")) from None
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -101,10 +102,11 @@ def read_file(path: Path) -> Found:
         else:
             found = found_in(read_texts(path))
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise bad_request(f"The file {path.name} cannot be read ({error}).") from None
+        raise bad_request(tr("The file {name} cannot be read ({error}).", name=path.name, error=error)) from None
     if found is None:
         raise bad_request(
-            f"{path.name} holds no recipe.", "Pictures keep it when they are saved with metadata by Krita SD or A1111."
+            tr("{name} holds no recipe.", name=path.name),
+            tr("Pictures keep it when they are saved with metadata by Krita SD or A1111."),
         )
     return found
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from krita_sd.settings import ModelParams, Settings
+from krita_sd.text import tr
 from krita_sd.wire.parameters import Found
 
 Models = Sequence[Mapping[str, Any]]
@@ -55,9 +56,9 @@ def restore(found: Found, models: Models) -> Restored:
         missing.append(params.pop("vae"))
     notes = []
     if missing:
-        notes.append(f"Not found here: {', '.join(missing)}; the rest was taken over.")
+        notes.append(tr("Not found here: {names}; the rest was taken over.", names=", ".join(missing)))
     if found.ignored:
-        notes.append(f"Not usable: {', '.join(found.ignored)}.")
+        notes.append(tr("Not usable: {names}.", names=", ".join(found.ignored)))
     return Restored(changes, params, " ".join(notes))
 
 
