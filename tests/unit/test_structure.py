@@ -30,7 +30,7 @@ class Rule:
 RULES = [
     Rule("krita_sd/wire", ("krita_sd", "server"), ("krita_sd.wire",)),
     Rule("krita_sd/geometry.py", ("krita_sd", "server")),
-    Rule("krita_sd/tls.py", ("krita_sd", "server"), ("krita_sd.wire",)),
+    Rule("krita_sd/tls.py", ("krita_sd", "server"), ("krita_sd.wire", "krita_sd.text")),
     Rule("krita_sd", ("server", "tests", "install")),
     # dock -> actions -> {canvas, jobs, link}; the three meet nowhere but in actions.
     Rule("krita_sd/dock", ("krita_sd.canvas", "krita_sd.link")),
