@@ -24,7 +24,8 @@ _OUTSIDE = torch.device("cpu")
 class Residency:
     """The parts of one loaded model and the rung they are on. `brought` counts moves to the device, per part."""
 
-    def __init__(self, parts: Parts, device: torch.device) -> None:
+    def __init__(self, parts: Parts, device: torch.device, outside: bool = False) -> None:
+        """`outside`: the parts were loaded beside the device, which cannot hold them all; they start on "model"."""
         self._parts = {name: [module for module in modules if module is not None] for name, modules in parts.items()}
         self._device = device
         self._hooks: list[Any] = []
@@ -33,20 +34,24 @@ class Residency:
         self.rung = "full"
         self.floor = "full"
         self.brought: dict[str, int] = dict.fromkeys(self._parts, 0)
+        if outside:
+            self._here.clear()
+            self.step_to("model")
 
     @property
     def here(self) -> frozenset[str]:
         """The parts whose weights are on the device now."""
         return frozenset(self._here)
 
-    def step_to(self, rung: str) -> None:
-        """Go to `rung`. Down to "groups" and "fp8" there is no way back up but loading the model again."""
+    def step_to(self, rung: str, tiled: bool = False) -> None:
+        """Go to `rung`; `tiled`: with the autoencoder by tiles, also above the rung of that name. Down to "groups" and
+        "fp8" there is no way back up but loading the model again."""
         step = RUNGS.index(rung)
         if step < RUNGS.index(self.rung) and RUNGS.index(self.rung) >= RUNGS.index("groups"):
             raise ValueError(f"cannot go from {self.rung} back to {rung}")
         before, self.rung = RUNGS.index(self.rung), rung
         self._unhook()
-        self._tile(step >= RUNGS.index("tiled"))
+        self._tile(tiled or step >= RUNGS.index("tiled"))
         if step == 0:
             for part in self._parts:
                 self._bring(part)
@@ -62,11 +67,12 @@ class Residency:
             if step >= RUNGS.index("model") or part == "encoders":
                 self._leave(part)
 
-    def settle(self, rung: str) -> None:
+    def settle(self, rung: str, tiled: bool = False) -> None:
         """Go to the rung of an estimate, but never above `floor` (where memory ran out once) nor up from "groups"."""
         target = max(RUNGS.index(rung), RUNGS.index(self.floor))
         if target > RUNGS.index(self.rung) or RUNGS.index("groups") > RUNGS.index(self.rung) > target:
-            self.step_to(RUNGS[target])
+            self.step_to(RUNGS[target], tiled)
+        self._tile(tiled or RUNGS.index(self.rung) >= RUNGS.index("tiled"))
 
     def _hook(self, alone: bool, skip: str) -> None:
         for part, modules in self._parts.items():

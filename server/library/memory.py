@@ -9,7 +9,7 @@ model is loaded, and the worker decides by the same function.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,7 @@ _SAYS = {
     "model": "Will offload (a part at a time, slower): needs about {needed} of {free} free.",
     "groups": "Will offload (a block at a time, much slower): needs about {needed} of {free} free.",
     "tiled": "Will offload and decode by tiles (much slower): needs about {needed} of {free} free.",
+    "part": "Will offload (a part at a time, slower) and decode by tiles: needs about {needed} of {free} free.",
     "fp8": "Will offload in 8 bits (much slower, a little coarser): needs about {needed} of {free} free.",
 }
 
@@ -81,19 +82,25 @@ class Load:
 
 @dataclass(frozen=True)
 class Verdict:
-    """verdict: fits | offloads | too_big | unknown. rung: where to start. needed, free: bytes."""
+    """verdict: fits | offloads | too_big | unknown. rung: where to start. needed, free: bytes. tiled: the autoencoder
+    works by tiles, on that rung or because only its pixels do not fit."""
 
     verdict: str
     rung: str
     needed: int
     free: int
     text: str
+    tiled: bool = False
 
 
-def weights_of(path: Path) -> Weights:
-    """Out of the headers of a single file or a diffusers folder. Raises WireError(model_corrupt, model_missing)."""
+def weights_of(path: Path, parts: Mapping[str, Path] | None = None) -> Weights:
+    """Out of the headers of a single file or a diffusers folder; `parts`: files with what a single file lacks.
+
+    Raises WireError(model_corrupt, model_missing).
+    """
     counts = {"denoiser": 0, "encoders": 0, "autoencoder": 0}
-    for file, folder in _files(path):
+    borrowed = [(file, part) for part, file in (parts or {}).items()]
+    for file, folder in (*_files(path), *borrowed):
         for name, shape in read_header(file).shapes.items():
             home = folder or name
             # Names without a dot are tables of the schedule, not weights.
@@ -124,12 +131,12 @@ def _part(home: str) -> str:
     return "autoencoder" if home.startswith(_AUTOENCODERS) else "denoiser"
 
 
-def peak(load: Load, rung: str) -> int:
-    """Bytes that the device needs at once on that rung."""
+def peak(load: Load, rung: str, tiled: bool = False) -> int:
+    """Bytes that the device needs at once on that rung; `tiled`: with the autoencoder by tiles on any of them."""
     step = RUNGS.index(rung)
     weights, size = load.weights, load.itemsize
     denoising = _denoising(load)
-    decoding = _decoding(load, step >= RUNGS.index("tiled"))
+    decoding = _decoding(load, tiled or step >= RUNGS.index("tiled"))
     denoiser, encoders, autoencoder = (size * n for n in (weights.denoiser, weights.encoders, weights.autoencoder))
     if step == 0:
         most = denoiser + encoders + autoencoder + max(denoising, decoding)
@@ -143,22 +150,30 @@ def peak(load: Load, rung: str) -> int:
 
 def judge(load: Load, free: int, offloading: bool = True) -> Verdict:
     """The first rung that fits into `free` bytes (0: not known). Without `offloading` (the processor: weights are in
-    main memory anyway) only "full" and "tiled" make sense."""
+    main memory anyway) only "full" and "tiled" make sense.
+
+    Offloading a part at a time gives the same bytes and tiles nearly do, so the rungs above come first; but where only
+    the autoencoder's pixels are too many, tiles come before the denoiser is cut into blocks.
+    """
     rungs = RUNGS if offloading else ("full", "tiled")
     needed = peak(load, rungs[0])
     if free <= 0:
         return Verdict("unknown", rungs[0], needed, 0, f"Needs about {_size(needed)}.")
     for rung in rungs:
         needed = peak(load, rung) if offloading else _on_processor(load, rung)
+        tiled = RUNGS.index(rung) >= RUNGS.index("tiled")
+        says = "full" if rung == "full" or not offloading else rung
+        if needed > free and rung == "model":
+            needed, tiled, says = peak(load, rung, tiled=True), True, "part"
         if needed <= free:
-            text = _SAYS["full" if rung == "full" or not offloading else rung]
             kind = "fits" if rung in ("full", "encoders") or not offloading else "offloads"
-            return Verdict(kind, rung, needed, free, text.format(needed=_size(needed), free=_size(free)))
+            text = _SAYS[says].format(needed=_size(needed), free=_size(free))
+            return Verdict(kind, rung, needed, free, text, tiled)
     text = (
         f"Too big: needs about {_size(needed)}, and {_size(free)} are free. "
         "Choose a smaller region or model, or close other programs."
     )
-    return Verdict("too_big", rungs[-1], needed, free, text)
+    return Verdict("too_big", rungs[-1], needed, free, text, True)
 
 
 def _on_processor(load: Load, rung: str) -> int:
@@ -186,11 +201,20 @@ def next_rung(rung: str, offloading: bool = True) -> str | None:
 
 
 def estimate(
-    path: Path, family: str, width: int, height: int, *, pair: bool, itemsize: int, free: int, offloading: bool
+    path: Path,
+    family: str,
+    width: int,
+    height: int,
+    *,
+    pair: bool,
+    itemsize: int,
+    free: int,
+    offloading: bool,
+    parts: Mapping[str, Path] | None = None,
 ) -> Verdict:
     """`judge` for the model at `path`; `unknown` with a sentence when its headers cannot be read."""
     try:
-        weights = weights_of(path)
+        weights = weights_of(path, parts)
     except WireError as error:
         return Verdict("unknown", "full", 0, free, str(error))
     return judge(Load(family, weights, width, height, pair, itemsize), free, offloading)

@@ -37,13 +37,13 @@ class Execution:
 
     def __init__(self, models: ModelCache) -> None:
         self._models = models
-        self._parts = PartCache(models.device, models.dtype)
+        self.parts = PartCache(models.device, models.dtype)
         self._last: tuple[str, Prepared, tuple[Layer, ...]] | None = None
 
     def free(self) -> None:
         """Unload every model; what was prepared holds some of them."""
         self._last = None
-        self._parts.free()
+        self.parts.free()
         self._models.free()
 
     def run(
@@ -118,7 +118,7 @@ class Execution:
         recipe = recipe.replace(model=order["model"]["id"])
         upscaler = None
         if order["model"]["upscaler"]:
-            upscaler = self._parts.get(Path(order["model"]["upscaler"]), load_upscaler, control.cancelled)
+            upscaler = self.parts.get(Path(order["model"]["upscaler"]), load_upscaler, control.cancelled)
         emit("state", state="encoding")
         picture = region_picture(pictures, recipe.image, "bgra8", Extent(recipe.width, recipe.height), "picture")
         source, alpha = pixels.straight_of(picture)
@@ -148,7 +148,11 @@ class Execution:
                 told = int(share * 100)
                 emit("step", state="loading", step=told, total=100)
 
-        model = self._models.get(path, order["model"]["family"], control.cancelled, progress)
+        def ran_out(text: str) -> None:
+            emit("state", state="loading", text=text)
+
+        named = order["model"]
+        model = self._models.get(path, named["family"], control.cancelled, progress, named.get("parts"), ran_out)
         ms["loading"] = _since(started)
         self._check(control)
         return model
@@ -177,7 +181,7 @@ class Execution:
         if self._last is None or self._last[0] != order["job"]:
             self._last = None
             settings = order["model"]
-            layers = control_layers(recipe, settings, pictures, self._parts, control.cancelled)
+            layers = control_layers(recipe, settings, pictures, self.parts, control.cancelled)
             self._last = (order["job"], prepare(recipe, pictures, model, settings), layers)
         return self._last[1:]
 

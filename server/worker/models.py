@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from krita_sd.wire.errors import Code, WireError
-from server.library.memory import Load, Verdict, Weights, judge, next_rung, weights_of
+from server.library.memory import RUNGS, Load, Verdict, Weights, judge, next_rung, weights_of
 
-from .device import free_memory, release, total_memory
+from .device import free_memory, is_out_of_memory, release, total_memory
 
 if TYPE_CHECKING:
     from server.diffusion.residency import Residency
@@ -39,6 +39,7 @@ class _Held:
     size: int
     residency: Residency
     weights: Weights
+    parts: dict[str, Path]
 
 
 class ModelCache:
@@ -64,7 +65,7 @@ class ModelCache:
     def peek(self, path: Path) -> bool:
         """Whether `path` is loaded and unchanged."""
         held = self._held.get(str(path))
-        return held is not None and held.stamp == file_stamp(path)
+        return held is not None and held.stamp == _stamp(path, held.parts)
 
     def get(
         self,
@@ -72,27 +73,83 @@ class ModelCache:
         family: str,
         cancelled: Callable[[], bool],
         progress: Callable[[float], None] | None = None,
+        parts: Mapping[str, str] | None = None,
+        told: Callable[[str], None] | None = None,
     ) -> Any:
-        """The loaded model. `progress` hears 0..1 while it loads. Raises WireError(model_*) or the engine's Cancelled;
-        caches no failure."""
-        from server.diffusion import load_model
-        from server.diffusion.residency import Residency
+        """The loaded model; `parts`: files of what a single file lacks. `progress` hears 0..1 while it loads, `told` in
+        a sentence that memory ran out and what is done about it.
 
-        stamp = file_stamp(path)
+        Raises WireError(model_*) or the engine's Cancelled; caches no failure.
+        """
+        from server.diffusion import load_model
+
+        files = {part: Path(file) for part, file in (parts or {}).items()}
+        stamp = _stamp(path, files)
         held = self._held.get(str(path))
-        if held is not None and held.stamp == stamp:
+        if held is not None and held.stamp == stamp and held.parts == files:
             self._held.move_to_end(str(path))
             return held.model
-        if not stamp:
+        if not file_stamp(path):
             raise WireError(Code.MODEL_MISSING, f"The model {path.name} is no longer there.", "Rescan the models.")
         if held is not None:
             self._drop(str(path))
         size = sum(item[0] for item in stamp)
         self._make_room(size)
-        model = load_model(path, family, device=self._device, dtype=self._dtype, progress=progress, cancelled=cancelled)
+        weights = weights_of(path, files)
+
+        def load(device: str, dtype: Any) -> Any:
+            return load_model(path, family, device, dtype, progress, cancelled, files)
+
+        model, residency = self._load(family, weights, load, told)
         self.loads += 1
-        self._held[str(path)] = _Held(model, stamp, size, Residency(parts_of(model), model.device), weights_of(path))
+        self._held[str(path)] = _Held(model, stamp, size, residency, weights, files)
         return model
+
+    def _load(
+        self, family: str, weights: Weights, load: Callable[[str, Any], Any], told: Callable[[str], None] | None
+    ) -> tuple[Any, Residency]:
+        """The loaded model and where its parts are. A model that the device cannot hold, by the estimate
+        or because memory ran out while it was loaded, is left beside it and comes a part at a time."""
+        import torch
+
+        from server.diffusion.residency import Residency
+
+        outside = self._offloads and self._holds_too_little(family, weights)
+        floor = "full"
+        while True:
+            try:
+                if outside:
+                    model = load("cpu", self._dtype or torch.float16)
+                    model.compute_on(torch.device(self._device))
+                else:
+                    model = load(self._device, self._dtype)
+                residency = Residency(parts_of(model), model.device, outside)
+                residency.floor = floor
+                return model, residency
+            except Exception as error:  # every device has its own type for it; all else goes on
+                if not is_out_of_memory(error) or not self._held and (outside or not self._offloads):
+                    raise
+            # Outside the handler: its traceback holds what must be freed first.
+            if self._held:
+                text = "Memory ran out while loading; once more without the other models."
+            else:
+                outside, floor = True, "model"
+                text = "Memory ran out while loading; the model waits in main memory and comes a part at a time."
+            self.free()
+            log.warning("%s", text)
+            if told is not None:
+                told(text)
+
+    def _holds_too_little(self, family: str, weights: Weights) -> bool:
+        """Whether the weights alone, with a small picture, do not fit on the device; others are let go for them."""
+        itemsize = 2 if self._dtype is None else int(self._dtype.itemsize)
+        load = Load(family, weights, 512, 512, False, itemsize)
+        while True:
+            available = free_memory(self._device)
+            rung = judge(load, max(1, available - self._reserve) if available > 0 else 0).rung
+            if RUNGS.index(rung) < RUNGS.index("model") or not self._held:
+                return RUNGS.index(rung) >= RUNGS.index("model")
+            self._drop(next(iter(self._held)))
 
     def place(self, path: Path, width: int, height: int, pair: bool, extra: int = 0) -> Verdict:
         """Put the loaded model at `path` on the rung that a picture of this render size needs. What else is loaded is
@@ -103,7 +160,7 @@ class ModelCache:
         while verdict.rung != "full" and len(self._held) > 1:
             self._drop(next(key for key in self._held if key != str(path)))
             verdict = self._judge(held, load)
-        held.residency.settle(verdict.rung)
+        held.residency.settle(verdict.rung, verdict.tiled)
         return verdict
 
     def can_step_down(self, path: Path) -> bool:
@@ -171,6 +228,11 @@ def _keep_bytes(device: str) -> int:
 
 def _itemsize(model: Any) -> int:
     return int(model.dtype.itemsize)
+
+
+def _stamp(path: Path, parts: Mapping[str, Path]) -> tuple[tuple[int, int, int], ...]:
+    """The stamp of a model and of the files that it borrows parts from."""
+    return tuple(item for file in (path, *parts.values()) for item in file_stamp(file))
 
 
 def file_stamp(path: Path) -> tuple[tuple[int, int, int], ...]:

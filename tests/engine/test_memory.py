@@ -137,6 +137,15 @@ def test_known_cards() -> None:
     assert memory.judge(flux, 1 * GB).verdict == "too_big"
 
 
+def test_only_the_autoencoder_works_by_tiles_where_only_its_pixels_are_too_many() -> None:
+    """SDXL at 2048^2 on 8 GB: nothing else of it needs to be cut."""
+    xl = Load("sdxl", Weights(2_567_463_684, 817_719_552, 83_653_863), 2048, 2048)
+    assert memory.peak(xl, "model") > 8 * GB >= memory.peak(xl, "model", tiled=True)
+    verdict = memory.judge(xl, 8 * GB)
+    assert (verdict.rung, verdict.tiled, verdict.verdict) == ("model", True, "offloads") and "by tiles" in verdict.text
+    assert not memory.judge(xl, 64 * GB).tiled and memory.judge(xl, 4 * GB).rung != "model"
+
+
 def test_the_verdict_is_one_sentence_with_both_numbers() -> None:
     verdict = memory.judge(Load("sd1", SD15, 512, 512), 6 * GB)
     assert verdict.text.startswith("Fits") and "6.0 GB" in verdict.text

@@ -97,6 +97,16 @@ def test_an_estimate_leads_up_again_but_not_above_where_memory_ran_out(folder: P
     assert residency.rung == "encoders"
 
 
+def test_tiles_come_and_go_with_the_estimate_on_any_rung(folder: Path) -> None:
+    model, residency = loaded(folder, "full")
+    for rung, tiled in (("model", True), ("full", False), ("full", True), ("full", False)):
+        residency.settle(rung, tiled)
+        assert residency.rung == rung and model.vae.use_tiling is tiled
+    residency.settle("groups")
+    residency.settle("full", True)
+    assert residency.rung == "groups" and model.vae.use_tiling
+
+
 def test_weights_can_still_be_changed_after_a_move(folder: Path) -> None:
     """LoRAs add to weights in place; a parameter made in inference mode would refuse."""
     model, residency = loaded(folder, "model")

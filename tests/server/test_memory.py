@@ -17,6 +17,7 @@ import torch
 from krita_sd.wire.client import Answered, ModelsListed
 from krita_sd.wire.queries import Estimate, FreeMemory, MemoryEstimate
 from krita_sd.wire.recipe import Recipe
+from server.library.memory import Load, peak, weights_of
 from server.worker.job import Execution
 from server.worker.models import ModelCache
 from tests.server.harness import Painter, tiny
@@ -31,7 +32,7 @@ class Worker:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.models = ModelCache("cpu")
+        self.models = ModelCache("cpu", dtype=torch.float32)
         self.execution = Execution(self.models)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.model: Any = self.models.get(path, "sd1", lambda: False)
@@ -117,6 +118,68 @@ def test_what_else_is_loaded_goes_before_anything_is_offloaded(
     cache.place(folder, 64, 64, True)
     assert not cache.peek(other) and cache.peek(folder)
     assert cache.free() > 0 and not cache.peek(folder)
+
+
+class LoadFails:
+    """`load_model` whose first `times` calls run out of memory; keeps what it was asked for."""
+
+    def __init__(self, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        import server.diffusion
+
+        self.left = times
+        self.asked: list[str] = []
+        self._load = server.diffusion.load_model
+        monkeypatch.setattr(server.diffusion, "load_model", self)
+        monkeypatch.setattr(ModelCache, "_offloads", True)
+
+    def __call__(self, path: Path, family: str, device: str, *more: Any) -> Any:
+        self.asked.append(device)
+        if self.left > 0:
+            self.left -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return self._load(path, family, device, *more)
+
+
+@pytest.mark.parametrize(("times", "rung"), [(1, "full"), (2, "model")])
+def test_memory_that_runs_out_while_loading_costs_the_others_then_a_rung(
+    times: int, rung: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = Worker(folder).run()
+    worker = Worker(make_model(tmp_path / "other"))
+    worker.path = folder
+    fails = LoadFails(times, monkeypatch)
+    assert worker.run() == expected and len(fails.asked) == times + 1
+    assert len(worker.told) == times and all(text.startswith("Memory ran out while loading") for text in worker.told)
+    held = worker.models._held[str(folder)]
+    assert list(worker.models._held) == [str(folder)] and held.residency.rung == rung
+    assert worker.run() == expected and len(worker.told) == times
+    assert held.residency.rung == rung, "an estimate does not lead up to where memory ran out"
+
+
+def test_when_nothing_helps_the_load_fails_and_the_next_one_works(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ModelCache("cpu")
+    fails = LoadFails(2, monkeypatch)
+    with pytest.raises(torch.OutOfMemoryError):
+        cache.get(folder, "sd1", lambda: False)
+    assert len(fails.asked) == 2 and not cache.peek(folder)
+    assert cache.get(folder, "sd1", lambda: False) and cache.peek(folder)
+
+
+def test_a_model_that_the_device_cannot_hold_is_loaded_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the estimate, before anything fails: the device is asked for nothing."""
+    from server.worker import models as module
+
+    expected = Worker(folder).run()
+    monkeypatch.setattr(ModelCache, "_offloads", True)
+    needed = peak(Load("sd1", weights_of(folder), 512, 512, False, 4), "model")
+    monkeypatch.setattr(module, "free_memory", lambda device: needed)
+    worker = Worker(folder)
+    residency = worker.models._held[str(folder)].residency
+    assert residency.rung == "model" and not residency.here
+    monkeypatch.setattr(module, "free_memory", lambda device: 2**40)
+    assert worker.run() == expected and residency.rung == "full" and not worker.told
 
 
 async def answer_to(painter: Painter, message: Estimate) -> MemoryEstimate:

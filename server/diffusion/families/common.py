@@ -72,6 +72,11 @@ class PartsModel(LoadedModel):
         self.latent_scale = float(config.scaling_factor)
         self.latent_shift = float(config.shift_factor or 0.0)
 
+    def compute_on(self, device: torch.device) -> None:
+        """Compute on `device`, though the parts were loaded elsewhere: whoever moves them brings them there."""
+        self.device = device
+        self.measure_autoencoder()
+
     @property
     def denoiser(self) -> Any:
         return getattr(self, self.DENOISER)
