@@ -33,6 +33,7 @@ def answer(library: Library, device: dict[str, Any], message: Estimate) -> Memor
         itemsize=_BYTES.get(str(device.get("dtype")), 2),
         free=max(0, int(device.get("free", 0)) - int(device.get("leave", 0))),
         offloading=device.get("kind") != "cpu",
+        parts=entry.parts,
     )
     return MemoryEstimate(message.id, verdict.verdict, verdict.text, verdict.needed, verdict.free)
 

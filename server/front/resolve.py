@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from krita_sd.wire.control_names import is_for_all, is_named_for
+from krita_sd.wire.control_names import fits_family, is_for_all, is_named_for
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.limits import MAX_LORAS
 from krita_sd.wire.queries import PromptReading, ReadPrompt
 from krita_sd.wire.recipe import CONTROL_MAPS, Control, Recipe
 from server.library import Library, ModelEntry
+from server.library.capabilities import CAPABILITIES, LOOKING
 from server.library.family import TITLES, read_json
 from server.library.scan import GENERIC, POCKET
 from server.prompt.inversions import called
@@ -26,7 +27,7 @@ from server.prompt.wildcards import Wildcards
 MAX_INVERSION = 2 * 1024**2
 """Bytes: 75 vectors for both encoders of SDXL are 0.6 MB in float32; a larger file is something else."""
 
-CONTROL_KINDS = ("controlnet", "t2i_adapter", "ip_adapter")
+CONTROL_KINDS = ("controlnet", "t2i_adapter", "ip_adapter", "redux")
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class Resolver:
         return {
             "id": entry.id,
             "path": str(entry.path),
+            "parts": {part: str(path) for part, path in entry.parts.items()},
             "family": entry.family,
             "vae": str(self._library.find(recipe.vae, "vae").path) if recipe.vae else "",
             "upscaler": str(self._library.find(recipe.upscaler, "upscaler").path) if recipe.upscaler else "",
@@ -168,6 +170,8 @@ class Resolver:
         return None
 
     def _control(self, control: Control, model: ModelEntry) -> dict[str, Any]:
+        if control.type == "reference" and not control.model and model.family in LOOKING:
+            return {"path": "", "kind": "own", "name": model.name}
         entry = self._chosen_control(control) if control.model else self._best_control(control, model)
         return {"path": str(entry.path), "kind": entry.kind, "name": entry.name}
 
@@ -197,14 +201,17 @@ class Resolver:
             or is_named_for(entry.name, control.type)
         ]
         general = [entry for entry in fits if is_for_all(entry.name)]
-        if control.type == "reference":
-            general = general or fits
+        if control.type in ("reference", "style", "composition"):
+            whole = [entry for entry in fits if entry.kind != "redux" or control.type == "reference"]
+            named, general = [entry for entry in named if entry in whole], general or whole
         if not (named or general):
             what = control.type.replace("_", " ")
             raise WireError(
                 Code.UNSUPPORTED,
                 f"There is no model for {what} control that fits {model.name}.",
-                f"Put a {_what_kind(wanted_kinds)} with “{what}” in its name into the models folder and rescan.",
+                "Put the Redux model of Flux 1 into the models folder and rescan."
+                if control.type == "reference" and _looks_by(model) == "redux"
+                else f"Put a {_what_kind(wanted_kinds)} with “{what}” in its name into the models folder and rescan.",
             )
         return (named or general)[0]
 
@@ -213,7 +220,7 @@ def belongs_together(part: ModelEntry, model: ModelEntry) -> bool:
     """Whether an addition was made for this model: the same family, and the embedded model's own parts for it alone."""
     if part.path.is_relative_to(POCKET) or model.path == POCKET:
         return part.path.is_relative_to(POCKET) and model.path == POCKET
-    return part.family in ("", model.family)
+    return fits_family(part.family, model.family)
 
 
 def _stated_types(model: ModelEntry) -> dict[Path, str]:
@@ -226,6 +233,11 @@ def _stated_types(model: ModelEntry) -> dict[Path, str]:
         return {}
     known = [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("folder"), str)]
     return {model.path / entry["folder"]: str(entry.get("type", "")) for entry in known}
+
+
+def _looks_by(model: ModelEntry) -> str:
+    row = CAPABILITIES.get(model.family)
+    return row.references if row is not None else ""
 
 
 def _what_kind(kinds: tuple[str, ...]) -> str:

@@ -19,7 +19,8 @@ class Capabilities:
     """One row. guidance: "pair" (negative and positive in one batch), "calls" (one after the other), "input" (a
     number that the network reads), "none". negative: a negative prompt means something. weights: so do weights of
     words. file: single .safetensors files load. inpainting: models with mask channels are known. lora: LoRAs apply.
-    note: one sentence about what is missing.
+    references: who looks at reference pictures, "model" itself, "ip_adapter" or "redux"; "" for nobody. note: sentences
+    about what is missing.
     """
 
     guidance: str
@@ -30,6 +31,7 @@ class Capabilities:
     inpainting: bool = False
     lora: bool = True
     samplers: tuple[str, ...] = SAMPLERS
+    references: str = ""
     note: str = ""
 
     def to_json(self, family: str) -> dict[str, Any]:
@@ -41,27 +43,47 @@ _ONLY_FOLDERS = (
     "Only diffusers folders load: single files come without tokenizers and text encoders. LoRAs: in diffusers' names."
 )
 
+_FILES = (
+    "A single file may hold everything or the transformer alone, in 8 bits too; text encoders and autoencoder then "
+    "come from files of their own in any model folder."
+)
+
 CAPABILITIES: dict[str, Capabilities] = {
-    "sd1": Capabilities("pair", inpainting=True),
+    "sd1": Capabilities("pair", inpainting=True, references="ip_adapter"),
     "sd2": Capabilities("pair", inpainting=True),
-    "sdxl": Capabilities("pair", inpainting=True, note="The refiner is not used."),
+    "sdxl": Capabilities("pair", inpainting=True, references="ip_adapter", note="The refiner is not used."),
     "sd3": Capabilities(
-        "pair", file=False, inpainting=True, samplers=FLOW_SAMPLERS,
-        note="Weights of words reach CLIP, not T5. " + _ONLY_FOLDERS,
+        "pair", inpainting=True, samplers=FLOW_SAMPLERS,
+        note="Weights of words reach CLIP, not T5. " + _FILES,
     ),
     "flux1": Capabilities(
-        "input", negative=False, weights=False, clip_skip=False, file=False, inpainting=True,
-        samplers=FLOW_SAMPLERS, note="Dev, schnell and Fill; Kontext is not supported yet. " + _ONLY_FOLDERS,
+        "input", negative=False, weights=False, clip_skip=False, inpainting=True,
+        samplers=FLOW_SAMPLERS, references="redux", note="Dev, schnell and Fill. " + _FILES,
+    ),
+    "flux1-kontext": Capabilities(
+        "input", negative=False, weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS,
+        references="model",
+        note="Sees the canvas whenever it starts from it. A single file of it looks like Flux 1. " + _ONLY_FOLDERS,
+    ),
+    "flux2": Capabilities(
+        "calls", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS, references="model",
+        note="Dev reads guidance as a number and knows no negative prompt; Klein, where it is distilled, knows "
+        "neither. Sees the canvas when it repaints a part of it. " + _ONLY_FOLDERS,
     ),
     "chroma": Capabilities(
-        "calls", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS, note=_ONLY_FOLDERS,
+        "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, note=_FILES,
     ),
     "z-image": Capabilities(
-        "pair", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS, note=_ONLY_FOLDERS,
+        "pair", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, note=_FILES,
     ),
     "qwen-image": Capabilities(
-        "calls", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS,
-        note="Qwen-Image Edit is not supported yet. " + _ONLY_FOLDERS,
+        "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS,
+        note=_FILES,
+    ),
+    "qwen-image-edit": Capabilities(
+        "calls", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS, references="model",
+        note="Edit and Edit Plus; Edit reads only the first picture, Plus all. Sees the canvas whenever it starts "
+        "from it. " + _ONLY_FOLDERS,
     ),
 }  # fmt: skip
 
@@ -70,6 +92,10 @@ FOLDERS = frozenset(CAPABILITIES)
 
 FILES = frozenset(family for family, row in CAPABILITIES.items() if row.file)
 """Families of which single files load."""
+
+
+LOOKING = frozenset(family for family, row in CAPABILITIES.items() if row.references == "model")
+"""Families that look at reference pictures without an adapter."""
 
 
 def families_json() -> dict[str, Any]:
@@ -86,15 +112,21 @@ def models_page() -> str:
         "Every family runs text to picture, picture to picture and inpainting with soft masks.",
         "",
         "| family | diffusers folder | single file | guidance | negative | weights of words | clip skip "
-        "| inpainting models | LoRA | samplers |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| inpainting models | LoRA | references | samplers |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for family, row in CAPABILITIES.items():
         flags = (row.negative, row.weights, row.clip_skip, row.inpainting, row.lora)
         samplers = "all" if row.samplers == SAMPLERS else ", ".join(row.samplers)
-        cells = (TITLES[family], "yes", _say(row.file), row.guidance, *map(_say, flags), samplers)
+        looks = {"model": "itself", "ip_adapter": "IP-Adapter", "redux": "Redux", "": "no"}[row.references]
+        cells = (TITLES[family], "yes", _say(row.file), row.guidance, *map(_say, flags), looks, samplers)
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Guidance: `pair` and `calls` run a negative prompt, `input` is a number the network reads.", ""]
+    lines += ["", "Guidance: `pair` and `calls` run a negative prompt, `input` is a number the network reads."]
+    lines += [
+        "References: who looks at the pictures of reference layers. An IP-Adapter also takes style and composition "
+        "layers. A model that looks itself needs no file; of a layer's weight it knows only zero and more.",
+        "",
+    ]
     lines += [f"- {TITLES[family]}: {row.note}" for family, row in CAPABILITIES.items() if row.note]
     missing = [title for family, title in TITLES.items() if family not in CAPABILITIES]
     lines += ["", f"Recognised and refused in one sentence, not supported yet: {', '.join(missing)}."]

@@ -32,10 +32,14 @@ INPAINTING_CHANNELS = frozenset({9, 33, 384})
 """Input channels of the models with mask channels: the UNets, SD3, and Flux Fill's tokens."""
 
 
+PLAIN_CHANNELS = frozenset({4, 16, 64})
+"""Input channels of the models without: latents of 4 or 16 channels, and tokens of 2 x 2 cells."""
+
+
 @dataclass(frozen=True)
 class Detected:
-    """kind: checkpoint | lora | vae | controlnet | t2i_adapter | ip_adapter | embedding | upscaler | text_encoder |
-    component | unknown. channels: of the denoiser's input."""
+    """kind: checkpoint | lora | vae | controlnet | t2i_adapter | ip_adapter | redux | embedding | upscaler |
+    text_encoder | component | unknown. channels: of the denoiser's input."""
 
     kind: str
     family: str = ""
@@ -97,7 +101,7 @@ def _transformer_family(shapes: dict[str, tuple[int, ...]]) -> tuple[str, int]:
         return any(name.startswith(prefix) for name in bare)
 
     if has("joint_blocks.0."):
-        return "sd3", 4
+        return "sd3", bare.get("x_embedder.proj.weight", (0, 4))[1]
     if has("double_stream_modulation_img."):
         return "flux2", channels
     if has("distilled_guidance_layer."):
@@ -123,9 +127,12 @@ PIPELINES = {
     "StableDiffusionXLImg2ImgPipeline": "sdxl", "StableDiffusion3Pipeline": "sd3",
     "StableDiffusion3Img2ImgPipeline": "sd3", "StableDiffusion3InpaintPipeline": "sd3", "FluxPipeline": "flux1",
     "FluxImg2ImgPipeline": "flux1", "FluxInpaintPipeline": "flux1", "FluxFillPipeline": "flux1",
-    "FluxKontextPipeline": "flux1-kontext", "Flux2Pipeline": "flux2", "Flux2KleinPipeline": "flux2",
+    "FluxKontextPipeline": "flux1-kontext", "FluxKontextInpaintPipeline": "flux1-kontext", "Flux2Pipeline": "flux2",
+    "Flux2KleinPipeline": "flux2", "Flux2KleinInpaintPipeline": "flux2",
     "ZImagePipeline": "z-image", "ZImageImg2ImgPipeline": "z-image", "QwenImagePipeline": "qwen-image",
+    "QwenImageImg2ImgPipeline": "qwen-image", "QwenImageInpaintPipeline": "qwen-image",
     "QwenImageEditPipeline": "qwen-image-edit", "QwenImageEditPlusPipeline": "qwen-image-edit",
+    "QwenImageEditInpaintPipeline": "qwen-image-edit",
     "ChromaPipeline": "chroma", "ChromaImg2ImgPipeline": "chroma",
 }  # fmt: skip
 """diffusers pipeline classes; "" is told apart by the UNet's configuration."""
@@ -134,6 +141,8 @@ PIPELINES = {
 def detect_folder(folder: Path) -> Detected:
     """Classify a diffusers folder (one with model_index.json). Raises WireError(model_corrupt) on damaged JSON."""
     name = read_json(folder / "model_index.json").get("_class_name")
+    if name == "FluxPriorReduxPipeline":
+        return Detected("redux", "flux1")
     family = PIPELINES.get(name) if isinstance(name, str) else None
     if family is None:
         return Detected("checkpoint", "")

@@ -24,6 +24,7 @@ def other_kind(shapes: Shapes) -> tuple[str, str] | None:
     for kind, find in (
         ("lora", _lora),
         ("ip_adapter", _ip_adapter),
+        ("redux", _redux),
         ("controlnet", _controlnet),
         ("t2i_adapter", _t2i_adapter),
         ("embedding", _embedding),
@@ -75,6 +76,10 @@ def _ip_adapter(shapes: Shapes) -> str | None:
         if "to_k_ip.weight" in name and len(shape) == 2:
             return WIDTHS.get(shape[1], "")
     return None
+
+
+def _redux(shapes: Shapes) -> str | None:
+    return "flux1" if {"redux_up.weight", "redux_down.weight"} <= set(shapes) else None
 
 
 def _controlnet(shapes: Shapes) -> str | None:

@@ -21,16 +21,28 @@ from krita_sd.geometry import NATIVE, NativeRange
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.places import folder_id, read_folders
 
-from .capabilities import FILES, FOLDERS
-from .family import INPAINTING_CHANNELS, TITLES, UNKNOWN, Detected, detect, detect_folder, native_of, read_json
-from .header import read_header
+from .capabilities import FILES, FOLDERS, LOOKING
+from .companions import ENTRIES, Need, encoder_role, missing
+from .complete import completed
+from .family import (
+    INPAINTING_CHANNELS,
+    PLAIN_CHANNELS,
+    TITLES,
+    UNKNOWN,
+    Detected,
+    detect,
+    detect_folder,
+    native_of,
+    read_json,
+)
+from .header import Header, corrupt, read_header
 from .kinds import Inversion, inversion_of
 from .layouts import layout_of, title_of
 
 log = logging.getLogger(__name__)
 
 UNSAFE = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
-COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "image_embedder")
 GENERIC = frozenset({"diffusion_pytorch_model", "model", "adapter_model", "pytorch_lora_weights", "learned_embeds"})
 """Names of weights inside a folder that carries the model's own name."""
 
@@ -43,7 +55,8 @@ POCKET = Path(__file__).resolve().parents[1] / "pocket"
 @dataclass(frozen=True)
 class ModelEntry:
     """One model on disk. `problem` is a sentence when it is not usable, with the error code that using it gives;
-    `inversion` belongs to textual inversions."""
+    `inversion` belongs to textual inversions. A single file of a transformer alone has `needs`, and `parts` says which
+    files meet them; `offers` is the (role, width) in which a text encoder or autoencoder can be such a part."""
 
     id: str
     name: str
@@ -58,6 +71,9 @@ class ModelEntry:
     defaults: dict[str, Any] = field(default_factory=dict)
     stamp: tuple[int, ...] = ()
     inversion: Inversion | None = None
+    needs: tuple[Need, ...] = ()
+    offers: tuple[str, int] = ("", 0)
+    parts: dict[str, Path] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
@@ -80,6 +96,8 @@ class ModelEntry:
             out["native"] = self.native._asdict()
         if self.defaults:
             out["defaults"] = self.defaults
+        if self.kind == "checkpoint" and self.family in LOOKING:
+            out["looks"] = True  # at reference pictures, without an adapter
         if self.inversion is not None:
             out["words"] = list(self.words)
         return out
@@ -124,7 +142,7 @@ class Library:
             self.roots = tuple(dict.fromkeys((*self._fixed, *chosen)))
             found = list(self._find())
             self._known = {str(entry.path): entry for entry in found}
-            named = _distinguish(found)
+            named = completed(_distinguish(found))
             self._entries = {entry.id: entry for entry in named}
 
     @property
@@ -155,11 +173,14 @@ class Library:
     def _find(self) -> Iterator[ModelEntry]:
         seen: set[tuple[int, int]] = set()
         if self._pocket is not None and (self._pocket / "model_index.json").is_file():
-            yield self._folder(self._pocket, "pocket")
+            own = self._folder(self._pocket, "pocket")
+            yield own
             for extra in ("lora", "controlnet"):
                 if (self._pocket / extra).is_dir():
                     for _, path, stamp in _walk(self._pocket / extra, seen, 0):
-                        yield self._file(path, stamp)
+                        # Its words are too narrow to tell a family by; its additions are of its own.
+                        part = self._file(path, stamp)
+                        yield replace(part, family=part.family or own.family)
         budget = MAX_ENTRIES
         reports: list[FolderReport] = []
         for folder in self.roots:
@@ -191,16 +212,16 @@ class Library:
             if (path / "krita_sd.json").is_file():
                 settings = read_json(path / "krita_sd.json")
                 name = settings["name"] if isinstance(settings.get("name"), str) else name
-            problem, code = _unsupported(name, detected, FOLDERS) or _unsafe_folder(path) or ("", code)
+            problem, code = _unsupported(name, detected, FOLDERS) or _unsafe_folder(path, detected.kind) or ("", code)
             if not problem:
-                native = native_of(path, detected.family, settings)
+                native = native_of(path, detected.family, settings) if detected.kind == "checkpoint" else None
                 for file in _weights(path):
                     read_header(file)
         except WireError as error:
             problem, code = error.message, error.code
         size = sum(file.stat().st_size for file in _weights(path))
         return ModelEntry(
-            id or _id(path), name, path, "checkpoint", detected.family, size, problem, code,
+            id or _id(path), name, path, detected.kind, detected.family, size, problem, code,
             detected.inpainting, native, _defaults(settings), stamp,
         )  # fmt: skip
 
@@ -217,17 +238,26 @@ class Library:
                 _id(path), path.name, path, "checkpoint", "", size, problem, Code.MODEL_UNSAFE, stamp=stamp
             )
         inversion = None
+        needs: tuple[Need, ...] = ()
+        offers = ("", 0)
         try:
             header = read_header(path)
             detected = detect(header)
+            offers = _offers(header, detected)
             inversion = inversion_of(header.shapes) if detected.kind == "embedding" else None
-            problem, code = _unsupported(path.name, detected, FILES) or ("", Code.MODEL_UNSUPPORTED)
+            problem, code = _unsupported(path.name, detected, FILES, offers) or ("", Code.MODEL_UNSUPPORTED)
+            if not problem and detected.kind == "checkpoint" and detected.family in ENTRIES:
+                try:
+                    needs = tuple(missing(header.shapes, detected.family))
+                except (KeyError, ValueError, IndexError):
+                    lacks = corrupt(path.name, "lacks weights of its network")
+                    problem, code = lacks.message, lacks.code
         except WireError as error:
             detected, problem, code = Detected("checkpoint"), error.message, error.code
         return ModelEntry(
             _id(path), _name(path), path, detected.kind, detected.family, size, problem, code,
             detected.inpainting, NATIVE.get(detected.family) if detected.kind == "checkpoint" else None, {}, stamp,
-            inversion,
+            inversion, needs, offers,
         )  # fmt: skip
 
 
@@ -306,11 +336,12 @@ def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-def _unsafe_folder(folder: Path) -> tuple[str, Code] | None:
+def _unsafe_folder(folder: Path, kind: str) -> tuple[str, Code] | None:
     denoiser = "transformer" if (folder / "transformer").is_dir() else "unet"
     named = read_json(folder / "model_index.json")
     more = [part for part in COMPONENTS[4:] if isinstance(named.get(part), list) and all(named[part])]
-    for part in (denoiser, "vae", "text_encoder", *more):
+    wanted = ("image_embedder",) if kind == "redux" else (denoiser, "vae", "text_encoder", *more)
+    for part in wanted:
         if any((folder / part).glob("*.safetensors")):
             continue
         if any(file.suffix.lower() in UNSAFE for file in (folder / part).glob("*")):
@@ -320,12 +351,23 @@ def _unsafe_folder(folder: Path) -> tuple[str, Code] | None:
     return None
 
 
-def _unsupported(name: str, detected: Detected, families: frozenset[str]) -> tuple[str, Code] | None:
+def _offers(header: Header, detected: Detected) -> tuple[str, int]:
+    """What a file can be to single files that lack it: (role, width)."""
+    if detected.kind == "text_encoder":
+        return encoder_role(header.shapes)
+    return (f"vae:{detected.family}", 0) if detected.kind == "vae" else ("", 0)
+
+
+def _unsupported(
+    name: str, detected: Detected, families: frozenset[str], offers: tuple[str, int] = ("", 0)
+) -> tuple[str, Code] | None:
     """Why a model cannot be used, in one sentence; `families`: those that can be loaded in this form."""
     if detected.kind in ("unknown", "component"):
         return f"{name} is not a kind of model that is known here.", Code.MODEL_UNSUPPORTED
-    if detected.kind == "text_encoder":
-        return f"{name} is a text encoder, a part of a model; use the model's whole folder.", Code.MODEL_UNSUPPORTED
+    if detected.kind == "text_encoder" and not offers[0]:
+        return f"{name} is a text encoder of a kind that no model here reads with.", Code.MODEL_UNSUPPORTED
+    if detected.kind == "ip_adapter" and detected.family == "flux1":
+        return f"{name} is an IP-Adapter for Flux 1, where Redux is used for references.", Code.MODEL_UNSUPPORTED
     if detected.kind != "checkpoint":
         return None
     if not detected.family:
@@ -335,7 +377,7 @@ def _unsupported(name: str, detected: Detected, families: frozenset[str]) -> tup
         if detected.family in FOLDERS:
             return f"{name} is {title} in a single file; use its diffusers folder instead.", Code.MODEL_UNSUPPORTED
         return f"{name} is {title}, which is not supported yet.", Code.MODEL_UNSUPPORTED
-    if detected.family in FILES and detected.channels != 4 and detected.channels not in INPAINTING_CHANNELS:
+    if detected.family in FILES and detected.channels not in PLAIN_CHANNELS | INPAINTING_CHANNELS:
         return f"{name} takes {detected.channels} input channels, which is not supported yet.", Code.MODEL_UNSUPPORTED
     return None
 

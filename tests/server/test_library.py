@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from krita_sd.wire.errors import Code, WireError
 from server.library import Library, header
+from server.library.companions import encoder_role
 from server.library.family import detect, native_of
 from server.library.header import MAX_HEADER, Header, read_header
 from tests.tiny import make_file, make_model
@@ -207,6 +208,12 @@ FAMILIES: dict[str, tuple[dict[str, tuple[int, ...]], tuple[str, str, int]]] = {
         {"ip_adapter.1.to_k_ip.weight": (320, 768), "image_proj.proj.weight": (3072, 1024)},
         ("ip_adapter", "sd1", 4),
     ),
+    "redux": ({"redux_up.weight": (12288, 1152), "redux_down.weight": (4096, 12288)}, ("redux", "flux1", 4)),
+    "half of a redux": ({"redux_up.weight": (12288, 1152)}, ("unknown", "", 4)),
+    "xlabs ip adapter": (
+        {"double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": (3072, 4096)},
+        ("ip_adapter", "flux1", 4),
+    ),
     "sdxl embedding": ({"clip_g": (2, 1280), "clip_l": (2, 768)}, ("embedding", "sdxl", 4)),
     "embedding with a name of its own": ({"<cat>": (1, 768)}, ("embedding", "sd1", 4)),
     "old esrgan": ({"model.1.sub.0.RDB1.conv1.0.weight": (32, 64, 3, 3)}, ("upscaler", "", 4)),
@@ -361,23 +368,47 @@ def test_ten_thousand_files_are_rescanned_quickly(tmp_path: Path) -> None:
     assert time.process_time() - started < 2.0
 
 
-def test_flow_matching_folders_are_recognised_and_their_single_files_are_told_what_to_do(tmp_path: Path) -> None:
+def test_models_that_look_and_redux_are_recognised_by_their_folders(tmp_path: Path) -> None:
+    """Decoys: an IP-Adapter of Flux 1, and folders whose names say something else."""
+    from tests.tiny_flow import make_flow_model
+    from tests.tiny_flow2 import FAMILIES as LOOKING
+
+    for family in LOOKING:
+        make_flow_model(tmp_path / f"stable-diffusion-{family}", family)
+    redux = tmp_path / "an ordinary checkpoint"
+    (redux / "image_embedder").mkdir(parents=True)
+    (redux / "model_index.json").write_text('{"_class_name": "FluxPriorReduxPipeline"}')
+    library = Library([tmp_path], None)
+    library.scan()
+    (entry,) = (entry for entry in library.entries if entry.kind == "redux")
+    assert "image embedder" in entry.problem
+    weights = pack({"redux_up.weight": tensor(0, 4, [1, 1])}, bytes(4))
+    (redux / "image_embedder" / "model.safetensors").write_bytes(weights)
+    xlabs = {"double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": tensor(0, 4, [1, 1])}
+    (tmp_path / "redux.safetensors").write_bytes(pack(xlabs, bytes(4)))
+    library.scan()
+    told = {entry.path.name: (entry.kind, entry.family, entry.problem) for entry in library.entries}
+    problem = "redux.safetensors is an IP-Adapter for Flux 1, where Redux is used for references."
+    assert told.pop("redux.safetensors") == ("ip_adapter", "flux1", problem)
+    assert told.pop("an ordinary checkpoint") == ("redux", "flux1", "")
+    assert set(told.values()) == {("checkpoint", family, "") for family in LOOKING}
+    looks = [entry.to_json().get("looks") for entry in library.entries if entry.kind == "checkpoint"]
+    assert looks == [True] * 3 and all(entry.native for entry in library.entries if entry.kind == "checkpoint")
+
+
+def test_flow_matching_folders_are_recognised(tmp_path: Path) -> None:
     from tests.tiny_flow import make_flow_model
 
     make_flow_model(tmp_path / "flux", "flux1")
     make_flow_model(tmp_path / "fill", "flux1", inpaint=True)
     make_flow_model(tmp_path / "sd3", "sd3", with_t5=False)
-    table = {"double_blocks.0.img_attn.qkv.weight": tensor(0, 4, [1, 1])}
-    (tmp_path / "flux1-dev.safetensors").write_bytes(pack(table, bytes(4)))
     library = Library([tmp_path], None)
     library.scan()
     found = {entry.path.name: (entry.family, entry.inpainting, entry.problem) for entry in library.entries}
-    sentence = "flux1-dev.safetensors is Flux 1 in a single file; use its diffusers folder instead."
     assert found == {
         "flux": ("flux1", False, ""),
         "fill": ("flux1", True, ""),
         "sd3": ("sd3", False, ""),
-        "flux1-dev.safetensors": ("flux1", False, sentence),
     }
     assert all(entry.native is not None for entry in library.entries if entry.usable)
     shutil.rmtree(tmp_path / "flux" / "text_encoder_2")
@@ -400,6 +431,7 @@ def test_weights_in_a_folder_of_their_own_carry_its_name(tmp_path: Path) -> None
         ("lora", "ink"),
         ("controlnet", "canny"),
     ]
+    assert [entry.family for entry in library.entries] == [library.find("pocket").family, "sd1", ""]
 
 
 def test_the_listing_names_every_kind_and_every_problem(tmp_path: Path) -> None:
@@ -425,11 +457,13 @@ def test_the_listing_names_every_kind_and_every_problem(tmp_path: Path) -> None:
         if Path(entry["path"]).is_relative_to(tmp_path)
     }
     assert len(found) == len(FAMILIES) + 2
-    for number, (_, (kind, family, _)) in enumerate(FAMILIES.values()):
+    for number, (shapes, (kind, family, _)) in enumerate(FAMILIES.values()):
         entry = found[f"{number:02d}.safetensors"]
         assert (entry["kind"], entry["family"]) == (kind, family)
         assert entry["usable"] is (entry["problem"] == "") and "\n" not in entry["problem"]
-        runs = kind == "checkpoint" and family in ("sd1", "sd2", "sdxl")
-        beside = kind in ("lora", "vae", "embedding", "controlnet", "t2i_adapter", "ip_adapter", "upscaler")
-        assert entry["usable"] is (runs or beside), entry
+        runs = kind == "checkpoint" and family in ("sd1", "sd2", "sdxl")  # the others of these headers are cut short
+        beside = kind in ("lora", "vae", "embedding", "controlnet", "t2i_adapter", "ip_adapter", "redux", "upscaler")
+        beside = beside and (kind, family) != ("ip_adapter", "flux1")
+        part = kind == "text_encoder" and encoder_role(shapes)[0] != ""
+        assert entry["usable"] is (runs or beside or part), entry
     assert "not safe to load" in found["old.ckpt"]["problem"] and found["cut.safetensors"]["problem"].endswith(".")
