@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from krita_sd.wire.control_names import is_for_all, is_named_for
+from krita_sd.wire.control_names import fits_family, is_for_all, is_named_for
 from krita_sd.wire.errors import WireError, bad_request
 from krita_sd.wire.limits import MAX_CONTROL_WEIGHT, MAX_CONTROLS, MAX_NAME
 from krita_sd.wire.recipe import CONTROLS, REFERENCES, Control
@@ -138,17 +138,21 @@ def _read(entry: Any) -> ControlLayer:
 def problem_of(type: str, models: Iterable[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:
     """The sentence what to get before this type can be used with the chosen model; "" when it can be used."""
     adapter = type in REFERENCES
-    kinds = ("ip_adapter",) if adapter else ("controlnet", "t2i_adapter")
+    kinds = ("ip_adapter", "redux") if adapter else ("controlnet", "t2i_adapter")
+    if type == "reference" and chosen.get("looks") is True:
+        return ""
     family = str(chosen.get("family") or "")
     embedded = chosen.get("embedded") is True
     for entry in models:
         if entry.get("kind") not in kinds or not entry.get("usable", True):
             continue
         own = entry.get("embedded") is True
-        if own != embedded or (str(entry.get("family") or "") not in ("", family) and not own):
+        if own != embedded or (not fits_family(str(entry.get("family") or ""), family) and not own):
+            continue
+        if entry["kind"] == "redux" and type != "reference":
             continue
         named = str(entry.get("name") or "")
-        if type == "reference" or is_named_for(named, type) or is_for_all(named):
+        if type in ("reference", "style", "composition") or is_named_for(named, type) or is_for_all(named):
             return ""
     if embedded:
         return (
@@ -156,6 +160,8 @@ def problem_of(type: str, models: Iterable[Mapping[str, Any]], chosen: Mapping[s
         )
     words = type.replace("_", " ")
     what = "an IP-Adapter" if adapter else "a ControlNet"
+    if type == "reference" and family == "flux1":
+        return "Needs the Redux model of Flux 1: put it into the models folder and rescan."
     name = str(chosen.get("name") or "the chosen model")
     return f'Needs {what} for {family or name} with "{words}" in its name: put it into the models folder and rescan.'
 

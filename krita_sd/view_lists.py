@@ -10,6 +10,7 @@ from typing import Any
 
 from krita_sd.styles import Style
 from krita_sd.text import tr
+from krita_sd.wire.control_names import fits_family
 from krita_sd.wire.recipe import Lora
 
 
@@ -92,7 +93,7 @@ def problem_of(entry: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     if chosen and entry.get("embedded", False) != chosen.get("embedded", False):
         ours = entry.get("embedded", False)
         return tr("Made for the embedded model alone.") if ours else tr("The embedded model takes its own only.")
-    if own and family and own != family:
+    if own and family and not fits_family(own, family):
         return tr("Made for another family of models: ") + own
     return ""
 

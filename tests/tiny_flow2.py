@@ -89,5 +89,6 @@ def qwen_edit(plus: bool = False) -> dict[str, Any]:
     return {**parts, "class": name, "text_encoder": encoder, "processor": reader}
 
 
-tiny_flow.MAKERS |= {"flux2": flux2, "flux1-kontext": kontext, "qwen-image-edit": qwen_edit}
+FAMILIES = {"flux2": flux2, "flux1-kontext": kontext, "qwen-image-edit": qwen_edit}
+tiny_flow.MAKERS |= FAMILIES
 tiny_flow.SPECIAL_WORDS["qwen-image-edit"] = SEEN

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which type a control model is for: its name alone says it. The docker greys by it, the server chooses by it."""
+"""Which type a control model is for: its name alone says it; which family an addition is for. The docker greys by it,
+the server chooses by it."""
 
 from __future__ import annotations
 
@@ -14,6 +15,18 @@ _NAMED = {
     "stencil": ("stencil", "qrcode", "brightness", "illumination"),
 }
 _ANYTHING = ("union", "promax")
+
+
+_BASES = {"flux1-kontext": "flux1", "qwen-image-edit": "qwen-image"}
+
+
+def fits_family(part: str, model: str) -> bool:
+    """Whether an addition (LoRA, VAE, control model) of the family `part` is for models of the family `model`.
+
+    Models for editing share their build, and so their additions, with the family that they were trained from. "" fits
+    several families or is not known.
+    """
+    return not part or _BASES.get(part, part) == _BASES.get(model, model)
 
 
 def is_named_for(name: str, type: str) -> bool:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from krita_sd.geometry import RenderPlan
-from krita_sd.wire.errors import Code, WireError, bad_request
+from krita_sd.wire.errors import bad_request
 from krita_sd.wire.frames import Picture
-from krita_sd.wire.recipe import CONTROL_MAPS, REFERENCES, Control, Recipe
+from krita_sd.wire.recipe import REFERENCES, Control, Recipe
 
 from . import pixels
 from .models import file_stamp
@@ -95,21 +95,21 @@ def control_layers(
     if not recipe.controls:
         return ()
     from server.diffusion.control_loading import load_control
+    from server.diffusion.features.looks import OwnEyes
+    from server.diffusion.redux_loading import load_redux
     from server.diffusion.reference_loading import load_reference
 
     out = []
     for wish, found in zip(recipe.controls, settings["controls"]):
         picture = pictures[wish.image]
-        if wish.type in ("reference", "face"):
-            model = parts.get(Path(found["path"]), load_reference, cancelled)
+        if wish.type in REFERENCES:
+            if found["kind"] == "own":
+                model: Any = OwnEyes(found["name"])
+            else:
+                load = load_redux if found["kind"] == "redux" else load_reference
+                model = parts.get(Path(found["path"]), load, cancelled)
             out.append(Layer(wish, model, pixels.rgb_of(picture)))
             continue
-        if wish.type not in (*CONTROL_MAPS, "stencil"):
-            raise WireError(
-                Code.UNSUPPORTED,
-                f"Control layers of the type {wish.type} are not supported yet.",
-                "Take this layer out of the list.",
-            )
         if (picture.format, picture.width, picture.height) != ("bgra8", recipe.width, recipe.height):
             raise bad_request(
                 f"A control layer is {picture.width} x {picture.height} pixels of {picture.format}, "

@@ -64,7 +64,8 @@ def prepare(recipe: Recipe, pictures: dict[str, Picture], model: Any, settings: 
     denoise = masks.denoise_mask(selection, grow, feather)
     composite = selection if recipe.exact_mask else masks.composite_mask(selection, feather)
     render, denoise_render = pixels.to_render(image, plan, wrap), pixels.to_render(denoise, plan, wrap)
-    if recipe.strength >= 1.0:
+    if recipe.strength >= 1.0 and not model.looks_itself:
+        # A model that looks at the canvas should see what is there, not what it is covered with.
         render = fill(render, denoise_render, recipe.fill)
     return Prepared(
         recipe,

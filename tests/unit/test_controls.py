@@ -76,12 +76,25 @@ def test_every_type_of_the_wire_has_a_title_and_a_recipe_takes_it() -> None:
         ("canny", {"name": "canny", "kind": "lora", "family": "sd1"}, False),
         ("reference", {"name": "ip-adapter_sd15", "kind": "ip_adapter", "family": "sd1"}, True),
         ("reference", {"name": "canny", "kind": "controlnet", "family": "sd1"}, False),
+        ("style", {"name": "ip-adapter_sd15", "kind": "ip_adapter", "family": "sd1"}, True),
+        ("composition", {"name": "ip-adapter_sd15", "kind": "ip_adapter", "family": "sdxl"}, False),
+        ("style", {"name": "flux1-redux-dev", "kind": "redux", "family": ""}, False),
     ],
 )
 def test_what_is_missing_for_a_type_is_one_sentence(type: str, entry: dict[str, Any], usable: bool) -> None:
     problem = problem_of(type, [SD1, {"id": "c", **entry}], SD1)
     assert (problem == "") is usable
     assert usable or ("models folder" in problem and type.replace("_", " ") in problem)
+
+
+def test_references_of_the_larger_models() -> None:
+    flux, kontext = {"name": "dev", "family": "flux1"}, {"name": "k", "family": "flux1-kontext", "looks": True}
+    redux = {"name": "flux1-redux-dev", "kind": "redux", "family": "flux1"}
+    assert problem_of("reference", [redux], flux) == "" and problem_of("style", [redux], flux)
+    assert "Redux" in problem_of("reference", [], flux)
+    assert problem_of("reference", [], kontext) == "", "it looks itself"
+    depth = {"name": "flux_depth", "kind": "controlnet", "family": "flux1"}
+    assert problem_of("depth", [depth], kontext) == "" and problem_of("depth", [depth], {"family": "flux2"})
 
 
 def test_the_embedded_models_own_control_serves_it_alone() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from krita_sd.wire.control_names import is_named_for
+from krita_sd.wire.control_names import fits_family, is_named_for
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.recipe import Control, Recipe
 from server.front import resolve
@@ -93,6 +93,38 @@ def test_reference_pictures_take_an_ip_adapter() -> None:
     assert chosen("reference", net, adapter) == "ip-adapter_sd15"
     with pytest.raises(WireError, match="reference"):
         chosen("reference", net)
+
+
+def test_style_and_composition_take_any_ip_adapter_but_rather_one_of_that_name() -> None:
+    plain, styled = entry("ip-adapter_sd15", "ip_adapter", "sd1"), entry("ip style", "ip_adapter", "sd1")
+    assert chosen("composition", plain, styled) == "ip-adapter_sd15"
+    assert chosen("style", plain, styled) == "ip style"
+
+
+def test_who_looks_at_references_of_the_larger_models() -> None:
+    flux, redux = entry("dev", "checkpoint", "flux1"), entry("flux1-redux", "redux", "flux1")
+    adapter = entry("flux ip", "ip_adapter", "sd1")
+    assert chosen("reference", adapter, redux, model=flux) == "flux1-redux"
+    with pytest.raises(WireError) as caught:
+        chosen("reference", adapter, model=flux)
+    assert "Redux" in caught.value.hint
+    with pytest.raises(WireError):
+        chosen("style", redux, model=flux)
+    for family in ("flux1-kontext", "flux2", "qwen-image-edit"):
+        looking = entry("own eyes", "checkpoint", family)
+        assert chosen("reference", adapter, model=looking) == "own eyes"
+        recipe = Recipe(controls=(Control("reference", HASH),))
+        assert resolver(looking).resolve(recipe).model["controls"] == [{"path": "", "kind": "own", "name": "own eyes"}]
+
+
+@pytest.mark.parametrize(
+    ("part", "model", "fits"),
+    [("", "flux2", True), ("flux1", "flux1-kontext", True), ("qwen-image", "qwen-image-edit", True)]
+    + [("flux1", "flux2", False), ("flux1-kontext", "flux1", True), ("sd1", "sdxl", False)],
+)
+def test_models_for_editing_share_the_additions_of_their_family(part: str, model: str, fits: bool) -> None:
+    assert fits_family(part, model) is fits
+    assert belongs_together(entry("part", "lora", part), entry("model", "checkpoint", model)) is fits
 
 
 def test_the_embedded_models_parts_are_for_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
