@@ -13,24 +13,29 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from krita_sd.geometry import Bounds, Extent
+from krita_sd.geometry import Extent
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion.checks import nan_output
 from server.diffusion.features.masks import MaskedChange, cell_sums
+from server.diffusion.features.reference import References
+from server.diffusion.features.wrap import Wrapped
 from server.diffusion.few_step import FewStep, few_step_name
 from server.diffusion.live_canvas import DeviceCanvas, content_of, resized
 from server.diffusion.live_format import live_autoencoder
 from server.diffusion.live_graph import CopyBack, Steps, Traced
+from server.diffusion.live_guides import Guides, references
 from server.diffusion.live_shown import Part, Shown
 from server.diffusion.live_window import Window, edit_window, selection_window, whole_window
+from server.diffusion.live_wish import LiveFrame, Selection, Wish
 from server.diffusion.model import Condition, LoadedModel, Recent, bytes_to_device, draw_noise
 from server.diffusion.schedules import is_flow
-from server.diffusion.task import Pixels, Task
+from server.diffusion.task import Task
 
 _KEPT = 4
 
@@ -39,41 +44,6 @@ _TOLD = ("embeds", "pooled", "mask", "ids")
 
 Superseded = Callable[[float], bool]
 """Asked between steps with the share of the frame that is done: whether to give it up."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What may change: `denoise` and `composite`, uint8 (height, width) of the canvas; `box` holds the selection.
-    key: equal for equal masks."""
-
-    key: object
-    box: Bounds
-    feather: int
-    grow: int
-    denoise: Pixels = field(repr=False, compare=False)
-    composite: Pixels = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What Live shall make of the canvas. task: as for `generate`; its size and pictures are not looked at."""
-
-    task: Task
-    strength: float
-    selection: Selection | None = None
-
-
-@dataclass(frozen=True)
-class LiveFrame:
-    """bgra8 bytes of `extent` that fill `box` of the canvas (transparent outside of the selection), steps run,
-    milliseconds by part. opaque: nothing is transparent."""
-
-    data: bytes
-    extent: Extent
-    box: Bounds
-    opaque: bool
-    steps: int
-    ms: dict[str, float]
 
 
 class LiveSession:
@@ -108,6 +78,8 @@ class LiveSession:
         self._changed: set[int] = set()
         self._running: tuple[Steps, Traced] | None = None
         self._copy_back = CopyBack(model.device)
+        self._guides: Recent[Guides] = Recent(_KEPT)
+        self._references: References | None = None
         self._weights: tuple[object, ExitStack] | None = None
         self._weighted = 0
 
@@ -117,17 +89,27 @@ class LiveSession:
         """Put the model back as it was, before something else uses it; the next frame changes it again."""
         if self._weights is not None:
             self._weights[1].close()
-            self._weights = None
+            self._weights = self._references = None
 
-    def _prepare_weights(self, task: Task) -> None:
-        if self._weights is not None and self._weights[0] == task.loras:
+    def _prepare_weights(self, wish: Wish, table: FewStep) -> None:
+        """Everything that changes the model itself stays in it for as long as frames ask for the same."""
+        task = wish.task
+        shown = tuple(one for one in wish.controls if one.is_reference)
+        nets = tuple(one.model.module for one in wish.controls if task.wrap and not one.is_reference)
+        key = (task.loras, task.vae, task.wrap, tuple(map(id, nets)), shown, id(table) if shown else 0)
+        if self._weights is not None and self._weights[0] == key:
             return
         self.park()
         undo = ExitStack()
         with undo:
             for feature in self._model.weight_features(task):
                 undo.enter_context(feature)
-            self._weights = (task.loras, undo.pop_all())
+            if task.wrap:
+                undo.enter_context(Wrapped(self._model, [*nets, *([self._tiny] if self._tiny else [])], task.wrap))
+            found = references(self._model, table, shown)
+            if found is not None:
+                undo.enter_context(found)
+            self._weights, self._references = (key, undo.pop_all()), found
         self.counts["weights"] += 1
         # A trace may keep something that was computed from them; a captured graph reads them where they are.
         self._weighted = self.counts["weights"] if self._model.device.type == "cpu" else 0
@@ -153,20 +135,20 @@ class LiveSession:
         clock = _Clock()
         self._changed |= canvas.changed
         canvas.changed.clear()
-        self._prepare_weights(wish.task)
         if wish.task.start_step >= wish.task.total_steps:
             return self._as_it_is(wish, canvas, clock, fit)
+        table = self._table(wish.task)
+        self._prepare_weights(wish, table)
         condition = self._condition(wish.task)
         window = self._window(wish, canvas)
         clock("prepare")
-        original = self._read(canvas, window)
+        original = self._read(wish.task, canvas, window)
         clock("encode")
-        table = self._table(wish.task)
         latents = self._denoise(wish, window, condition, table, original, superseded)
         if latents is None:
             return None
         clock("sample")
-        decoded = self._decode(latents)
+        decoded = self._decode(wish.task, latents)
         clock("decode")
         part = self._put(wish, canvas, window, decoded, fit)
         data, good = self._copy_back(part.pixels, torch.isfinite(decoded).all())
@@ -212,6 +194,8 @@ class LiveSession:
 
     def _window(self, wish: Wish, canvas: DeviceCanvas) -> Window:
         native = self._model.native
+        if wish.task.wrap:
+            return whole_window(canvas.extent, native, wrap=True)
         if wish.selection is not None:
             chosen = wish.selection
             return selection_window(chosen.box, canvas.extent, native, chosen.feather, chosen.grow)
@@ -223,14 +207,18 @@ class LiveSession:
 
     # Pixels and latents ------------------------------------------------------------------------------------------
 
-    def _read(self, canvas: DeviceCanvas, window: Window) -> torch.Tensor:
+    def _tiny_for(self, task: Task) -> Any:
+        """The tiny autoencoder, unless the painter chose a VAE, which must be seen."""
+        return self._tiny if task.vae is None else None
+
+    def _read(self, task: Task, canvas: DeviceCanvas, window: Window) -> torch.Tensor:
         """Scaled latents of the window; encoded only when its pixels may have changed."""
-        key = (canvas, canvas.serial, window)
+        key = (canvas, canvas.serial, window, task.vae, task.wrap)
         if self._latents is not None and self._latents[0] == key:
             return self._latents[1]
         pixels = canvas.read(window.source, window.plan)
         self.counts["encodes"] += 1
-        tiny = self._tiny
+        tiny = self._tiny_for(task)
         if tiny is not None:
             weight = next(tiny.parameters())
             order = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else None
@@ -243,11 +231,13 @@ class LiveSession:
         self._latents = (key, latents)
         return latents
 
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def _decode(self, task: Task, latents: torch.Tensor) -> torch.Tensor:
         self.counts["decodes"] += 1
-        if self._tiny is None:
+        tiny = self._tiny_for(task)
+        if tiny is None:
             return self._model.decode(latents)
-        return self._tiny.decode(latents.to(next(self._tiny.parameters()).dtype), return_dict=False)[0]
+        decoded: torch.Tensor = tiny.decode(latents.to(next(tiny.parameters()).dtype), return_dict=False)[0]
+        return decoded
 
     def _fixed_noise(
         self, task: Task, window: Window, like: torch.Tensor, draws: int
@@ -284,19 +274,37 @@ class LiveSession:
             sums = self._selected(wish.selection, window)
             kept = MaskedChange(table, sums, self._model.factor, original, noise)  # type: ignore[arg-type]
 
+        guides = self._guides_for(wish, table, window)
         traced, told = self._traced(condition, task.guidance, original, table)
 
         def make() -> Steps:
             def step(index: int, latents: torch.Tensor) -> torch.Tensor:
-                inputs = table.model_input(index, latents)
-                prediction = traced(inputs, table.timestep(index), *told)
+                inputs, timestep = table.model_input(index, latents), table.timestep(index)
+                if guides is None:
+                    prediction = traced(inputs, timestep, *told)
+                else:
+                    added = guides.added(index, inputs, timestep, condition)
+                    prediction = self._model.predict(inputs, timestep, condition, task.guidance, added)
                 return table.step(index, prediction, latents, draws)
 
-            return Steps(step, table.start, table.total, original)
+            # What control layers keep may be let go of: a captured graph would read what is no longer there.
+            return Steps(step, table.start, table.total, original, capture=guides is None)
 
-        key = (id(condition), id(table), id(noise), id(traced), task.guidance, original.shape)
-        steps = self._steps.get(key, make)
-        self._running = steps, traced
+        same = (id(condition), id(table), id(noise), id(traced), id(guides), task.guidance, task.wrap)
+        steps = self._steps.get((same, original.shape), make)
+        self._running = (steps, traced) if guides is None else None
+        with guides or nullcontext():
+            return self._run(steps, table, original, noise, kept, superseded)
+
+    def _run(
+        self,
+        steps: Steps,
+        table: FewStep,
+        original: torch.Tensor,
+        noise: torch.Tensor,
+        kept: MaskedChange | None,
+        superseded: Superseded,
+    ) -> torch.Tensor | None:
         latents = table.noised(table.start, original, noise)
         for index in range(table.start, table.total):
             if superseded((index - table.start) / table.steps):
@@ -307,6 +315,12 @@ class LiveSession:
             if kept is not None:
                 latents, _ = kept.after_step(index, latents, latents)
         return latents
+
+    def _guides_for(self, wish: Wish, table: FewStep, window: Window) -> Guides | None:
+        if not wish.controls:
+            return None
+        key = (wish.controls, id(table), id(self._references), window)
+        return self._guides.get(key, lambda: Guides(self._model, table, wish.controls, self._references, window))
 
     def _traced(
         self, condition: Condition, guidance: float, like: torch.Tensor, table: FewStep

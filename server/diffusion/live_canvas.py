@@ -76,15 +76,24 @@ class DeviceCanvas:
         part = self.pixels[source.y : source.bottom, source.x : source.right].permute(2, 0, 1)[None]
         if not self.opaque:
             part = _over_paper(part)
-        small = resized(part, content_of(plan))[:, :3].flip(1).to(torch.float32) / 127.5 - 1.0
-        right, bottom = plan.extent.width - small.shape[3], plan.extent.height - small.shape[2]
-        return torch.nn.functional.pad(small, (0, right, 0, bottom), mode="replicate") if right or bottom else small
+        return fitted(part, plan)[:, :3].flip(1).to(torch.float32) / 127.5 - 1.0
 
 
 def content_of(plan: RenderPlan) -> Extent:
     """The part of a render that is not padding, in whole pixels."""
     width, height = (max(1, round(length)) for length in plan.content)
     return Extent(min(width, plan.extent.width), min(height, plan.extent.height))
+
+
+def fitted(part: torch.Tensor, plan: RenderPlan) -> torch.Tensor:
+    """uint8 (1, channels, h, w) of a plan's target as it is rendered: uint8 of `plan.extent`, padded with its edge."""
+    small = resized(part, content_of(plan))
+    right, bottom = plan.extent.width - small.shape[3], plan.extent.height - small.shape[2]
+    if not right and not bottom:
+        return small
+    # Of bytes torch repeats no edges.
+    padded = torch.nn.functional.pad(small.to(torch.float32), (0, right, 0, bottom), mode="replicate")
+    return padded.to(torch.uint8)
 
 
 def _over_paper(part: torch.Tensor) -> torch.Tensor:

@@ -23,9 +23,9 @@ Step = Callable[[int, torch.Tensor], torch.Tensor]
 class Steps:
     """Runs `step(index, latents)` for one shape; on CUDA by replaying what was captured. `captured`: how many are."""
 
-    def __init__(self, step: Step, first: int, last: int, like: torch.Tensor) -> None:
+    def __init__(self, step: Step, first: int, last: int, like: torch.Tensor, capture: bool = True) -> None:
         self._step = step
-        self._wanted = list(range(first, last)) if like.device.type == "cuda" else []
+        self._wanted = list(range(first, last)) if capture and like.device.type == "cuda" else []
         self._graphs: dict[int, tuple[Any, torch.Tensor]] = {}
         self._input = torch.empty_like(like) if self._wanted else like
         self._pool: Any = None

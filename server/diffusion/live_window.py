@@ -3,6 +3,7 @@
 
 selection                 the selection with its surroundings, at native size
 large canvas, small edit  a window of native size around what changed, feathered into the last frame
+seamless                  the whole canvas, stretched to what the model paints
 otherwise                 the whole canvas
 """
 
@@ -38,9 +39,13 @@ class Window:
     whole: bool
 
 
-def whole_window(canvas: Extent, native: NativeRange) -> Window:
-    """All of the canvas."""
-    return _window(Bounds.of(canvas), native, True)
+def whole_window(canvas: Extent, native: NativeRange, wrap: bool = False) -> Window:
+    """All of the canvas. wrap: it fills the render, because padding would be a seam."""
+    window = _window(Bounds.of(canvas), native, True)
+    if not wrap:
+        return window
+    extent = window.plan.extent
+    return Window(window.source, RenderPlan(extent, 1.0, extent), True)
 
 
 def selection_window(selected: Bounds, canvas: Extent, native: NativeRange, feather: int, grow: int) -> Window:

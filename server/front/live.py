@@ -258,14 +258,6 @@ class LiveFront:
 def _without_unsupported(message: Live) -> tuple[Live, str]:
     """The request with only what Live does, and a sentence about the rest: a marked layer must not end Live."""
     recipe = message.recipe
-    asked = {
-        "control layers": recipe.controls,
-        "another VAE": recipe.vae,
-        "seamless edges": recipe.tile,
-        "variations": recipe.variation,
-    }
-    left_out = [name for name, value in asked.items() if value]
-    if not left_out:
+    if not recipe.variation:
         return message, ""
-    plain = recipe.replace(controls=(), vae="", tile="", variation=0.0)
-    return replace(message, recipe=plain), f"Live does without {' and '.join(left_out)}."
+    return replace(message, recipe=recipe.replace(variation=0.0)), "Live does without variations."

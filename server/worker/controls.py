@@ -57,6 +57,13 @@ class PartCache:
         self._held[str(path)] = (stamp, part)
         return part
 
+    def holds(self, part: Any) -> bool:
+        """Whether what `get` once gave is still loaded; it counts as used then."""
+        key = next((key for key, held in self._held.items() if held[1] is part), None)
+        if key is not None:
+            self._held.move_to_end(key)
+        return key is not None
+
     def free(self) -> None:
         """Unload everything."""
         for key in list(self._held):

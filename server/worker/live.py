@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from krita_sd.wire.recipe import Recipe, steps_plan
 from krita_sd.wire.values import or_default
 
 from . import masks, pixels
+from .controls import Layer, PartCache, control_layers
 from .device import all_cores_but_one
 from .models import ModelCache
 from .prepare import inversions_of, loras_of
@@ -32,6 +33,7 @@ from .prepare import inversions_of, loras_of
 if TYPE_CHECKING:
     from server.diffusion.live import LiveSession, Wish
     from server.diffusion.live_canvas import DeviceCanvas
+    from server.diffusion.live_guides import LiveControl
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +128,9 @@ class LiveDesk:
             rooms = [room for room in self._rooms.values() if room.session is not None]
         return any(room.session.advance() for room in rooms if room.session is not None)
 
-    def run(self, models: ModelCache, emit: Emit, unexpected: Callable[[Exception], WireError]) -> None:
+    def run(
+        self, models: ModelCache, parts: PartCache, emit: Emit, unexpected: Callable[[Exception], WireError]
+    ) -> None:
         """The next frame, from whichever session has waited longest for its turn."""
         self._put_away()
         with self._lock:
@@ -138,7 +142,7 @@ class LiveDesk:
             extent, room.extent = room.extent, None
             tiles, room.tiles = room.tiles, {}
         try:
-            self._frame(room, request, extent, tiles, models, emit)
+            self._frame(room, request, extent, tiles, models, parts, emit)
         except Exception as error:  # the boundary of the process: a bug must not take the other jobs with it
             problem = error if isinstance(error, WireError) else unexpected(error)
             with self._lock:
@@ -162,6 +166,7 @@ class LiveDesk:
         extent: Extent | None,
         tiles: dict[int, bytes],
         models: ModelCache,
+        parts: PartCache,
         emit: Emit,
     ) -> None:
         from server.diffusion.live_canvas import DeviceCanvas
@@ -180,7 +185,7 @@ class LiveDesk:
         tiles.clear()
         patched = time.monotonic()
         session = self._session(room, model, path, models)
-        wish = self._wish(room, order, path)
+        wish = self._wish(room, order, path, parts)
         self.park(keep=room)
 
         def superseded(done: float) -> bool:
@@ -215,23 +220,32 @@ class LiveDesk:
             self.sessions += 1
         return room.session
 
-    def _wish(self, room: _Room, order: dict[str, Any], path: Path) -> Wish:
-        """What the order asks for; made once per recipe."""
+    def _wish(self, room: _Room, order: dict[str, Any], path: Path, parts: PartCache) -> Wish:
+        """What the order asks for; made once per recipe, and anew when a control model has been unloaded."""
         key = (order["recipe"], order["words"], order["model"])
-        if room.wish is None or room.wish[0] != key:
+        if room.wish is None or room.wish[0] != key or not _still_loaded(room.wish[1], parts):
             recipe = Recipe.from_json(order["recipe"], live=True)
             with self._lock:
                 kept = {digest: room.pictures[digest] for digest in order["blobs"]}
                 room.pictures = dict(kept)
             assert room.canvas is not None
-            room.wish = key, make_wish(recipe, order, kept, room.canvas.extent, _said(path))
+            layers = control_layers(recipe, order["model"], kept, parts, lambda: room.stopped)
+            room.wish = key, make_wish(recipe, order, kept, room.canvas.extent, _said(path), layers)
         return room.wish[1]
 
 
 def make_wish(
-    recipe: Recipe, order: dict[str, Any], pictures: dict[str, Picture], canvas: Extent, said: dict[str, Any]
+    recipe: Recipe,
+    order: dict[str, Any],
+    pictures: dict[str, Picture],
+    canvas: Extent,
+    said: dict[str, Any],
+    layers: Sequence[Layer] = (),
 ) -> Wish:
-    """The engine's wish. `said`: what the model's folder says about Live: steps, sampler, guidance, lora (a file)."""
+    """The engine's wish. `said`: what the model's folder says about Live: steps, sampler, guidance, lora (a file).
+
+    layers: the recipe's control layers with their models.
+    """
     from server.diffusion import Task
     from server.diffusion.live import Wish
 
@@ -258,9 +272,24 @@ def make_wish(
         loras=loras,
         inversions=inversions_of(order["model"]),
         clip_skip=int(or_default(recipe.clip_skip, 0)),
+        vae=Path(order["model"]["vae"]) if order["model"].get("vae") else None,
+        wrap=recipe.tile,
     )
     selection = _selection(recipe, pictures, canvas) if recipe.kind == "inpaint" else None
-    return Wish(task, recipe.strength, selection)
+    return Wish(task, recipe.strength, selection, tuple(map(_control, layers)))
+
+
+def _control(layer: Layer) -> LiveControl:
+    from server.diffusion.live_guides import LiveControl
+
+    wish = layer.wish
+    return LiveControl(
+        (wish.image, id(layer.model)), layer.model, layer.map, wish.weight, wish.start, wish.end, wish.type
+    )
+
+
+def _still_loaded(wish: Wish, parts: PartCache) -> bool:
+    return all(parts.holds(control.model) for control in wish.controls)
 
 
 def _selection(recipe: Recipe, pictures: dict[str, Picture], canvas: Extent) -> Any:

@@ -67,7 +67,7 @@ class WorkLoop:
         while (order := self._orders.get()) is not None:
             if order["do"] == "live":
                 self._live_token.clear()
-                self._live.run(models, self._emit, _unexpected)
+                self._live.run(models, execution.parts, self._emit, _unexpected)
                 if self._live.waiting():
                     self._wake_for_live()
             elif order["do"] == "free":

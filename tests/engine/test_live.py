@@ -15,11 +15,12 @@ from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.live import TILE
 from server.diffusion import Task, generate
 from server.diffusion.few_step import FewStep
-from server.diffusion.live import LiveSession, Selection, Wish
+from server.diffusion.live import LiveSession
 from server.diffusion.live_canvas import DeviceCanvas, painted, paste, resized
 from server.diffusion.live_format import fastest
 from server.diffusion.live_graph import Steps, Traced
 from server.diffusion.live_window import MARGIN, edit_window, feather, whole_window
+from server.diffusion.live_wish import Selection, Wish
 from server.diffusion.model import Condition
 from tests.engine.conftest import Loaded, picture
 from tests.tiny import make_parts
@@ -255,7 +256,7 @@ def test_a_model_without_tiny_autoencoder_works_too(model_of: Loaded) -> None:
 def test_invalid_numbers_are_an_error_not_a_black_picture(
     session: LiveSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_decode", lambda latents: torch.full((1, 3, 64, 64), float("nan")))
+    monkeypatch.setattr(session, "_decode", lambda *_: torch.full((1, 3, 64, 64), float("nan")))
     with pytest.raises(WireError) as error:
         session.render(wish_of(), canvas_of())
     assert error.value.code is Code.NAN_OUTPUT

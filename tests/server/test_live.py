@@ -18,7 +18,7 @@ from krita_sd.wire.client import LiveCanvasWanted, LiveFrame, LiveStatus, Refuse
 from krita_sd.wire.errors import Code
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.live import TILE, Live, Patch
-from krita_sd.wire.recipe import Control, Recipe
+from krita_sd.wire.recipe import Recipe
 from tests.server.harness import PATIENCE, Painter, ServerProcess, running, tiny
 
 SIDE = 64
@@ -260,11 +260,11 @@ async def test_generate_gives_the_same_bytes_with_and_without_live_before_it(pai
 
 async def test_what_live_does_without_is_told_once_and_frames_come(painter: Painter) -> None:
     pen = Pen(painter)
-    wished: dict[str, Any] = {"controls": (Control("canny", "0" * 32),), "tile": "x"}
+    wished: dict[str, Any] = {"variation": 0.5, "variation_seed": 3}
     for _ in range(2):
         await pen.frame(pen.ask(**wished))
     texts = [status.state.text for status in pen.statuses if status.state.text]
-    assert texts == ["Live does without control layers and seamless edges."]
+    assert texts == ["Live does without variations."]
 
 
 @pytest.mark.parametrize(
