@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,19 @@ from krita_sd.wire.frames import Picture
 from krita_sd.wire.recipe import Control, Recipe
 from server.worker.controls import map_of
 from server.worker.upscale import sizes
+from tests.engine import test_inversions as words
+from tests.engine import test_lora_forms as forms
 from tests.engine.conftest import picture
 from tests.engine.test_control import make_net, original_net
 from tests.engine.test_upscale import rrdb_file
 from tests.server.harness import Painter, ServerProcess, run_cli, running, tiny
-from tests.tiny import make_model
+from tests.tiny import make_model, make_parts
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model, a ControlNet for line art that fits it, and an upscaler for twice the size."""
+    """A tiny model, a ControlNet for line art that fits it, an upscaler for twice the size, another autoencoder, a
+    textual inversion and a LoHa."""
     from server.diffusion import load_model
 
     root = tmp_path_factory.mktemp("features")
@@ -36,12 +40,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "more").mkdir()
     save_file(original_net(make_net(model)), root / "more" / "tiny_lineart.safetensors")
     save_file(rrdb_file(1, 1), root / "more" / "tiny_double.safetensors")
+    save_file(dict(make_parts(seed=9)["vae"].state_dict()), root / "more" / "warm.safetensors")
+    words.write(root / "more" / "moodboard.safetensors", "a1111", 3)
+    shape = tuple(model.unet.get_submodule(forms.MATRIX).weight.shape)
+    forms.save(root / "more" / "inky.safetensors", forms.MATRIX, forms.loha(shape)[0])
     return root
 
 
 @pytest.fixture(scope="module")
 def home(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with running(tmp_path_factory.mktemp("home") / "state", "--models", folder) as process:
+    with running(tmp_path_factory.mktemp("home") / "state", "--models", folder, "--dtype", "float32") as process:
         yield process
 
 
@@ -173,6 +181,40 @@ async def test_enlarging_is_cancelled_between_pieces(painter: Painter) -> None:
     await made(painter, tiny())
 
 
+async def test_another_vae_words_that_were_learned_and_a_loha(painter: Painter, folder: Path) -> None:
+    """Each changes the picture of its own job to what the engine alone makes of it, and leaves nothing behind."""
+    from server.diffusion import Task, generate, load_model
+
+    assert painter.client.core.welcome is not None
+    ids = {entry["name"]: entry["id"] for entry in painter.client.core.welcome.models}
+    assert [entry["words"] for entry in painter.client.core.welcome.models if "words" in entry] == [["moodboard"]]
+    plain = await made(painter, tiny())
+    engine: Any = load_model(folder / "a tiny model", "sd1")
+    task = Task("a red circle", "", 5, 3, 0, 2.0, width=64, height=64)
+    more = folder / "more"
+    learned = (("moodboard", more / "moodboard.safetensors"),)
+    for recipe, same in (
+        (tiny(vae=ids["warm"]), replace(task, vae=more / "warm.safetensors")),
+        (
+            tiny(prompt="a red circle, Moodboard"),
+            replace(task, prompt="a red circle, moodboard", inversions=learned),
+        ),
+        (
+            tiny(negative="(moodboard:1.2)"),
+            replace(task, negative="(moodboard:1.2)", inversions=learned),
+        ),
+        (tiny(prompt="a red circle<lora:inky:0.5>"), replace(task, loras=((more / "inky.safetensors", 0.5),))),
+    ):
+        found = (await made(painter, recipe))[0]
+        # Another process with other threads rounds differently now and then.
+        away = np.abs(found[..., 2::-1].astype(int) - generate(engine, same).image).mean()
+        changed = np.abs(found.astype(int) - plain[0]).mean()
+        assert away < 0.02 and changed > 10 * away, (recipe, away, changed)
+    assert np.array_equal((await made(painter, tiny()))[0], plain[0])
+    job = painter.submit(tiny(prompt="moodboard", vae="gone"))
+    assert (error := (await painter.ended(job)).last.error) is not None and error.code is Code.MODEL_MISSING
+
+
 def test_passes_of_an_enlargement() -> None:
     assert sizes(Extent(768, 768), Extent(3000, 3000)) == [Extent(1518, 1518), Extent(3000, 3000)]
     assert sizes(Extent(1500, 1000), Extent(3000, 2000)) == [Extent(3000, 2000)]
@@ -202,13 +244,13 @@ def test_the_command_line_has_all_of_it(folder: Path, tmp_path: Path, home: Serv
     painted = ("generate", *common, "--model", "a tiny model", "--prompt", "x", "--steps", 2, "--seed", 1)
     done = run_cli(
         *painted, "--width", 64, "--height", 64, "--control", f"line_art:{drawing}:0.8", "--tile", "x",
-        "--variation", "0.1:9", "--clip-skip", 2,
+        "--variation", "0.1:9", "--clip-skip", 2, "--vae", "warm",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     recipe = json.loads(done.stdout)["recipe"]
     assert recipe["controls"][0]["type"] == "line_art" and recipe["controls"][0]["weight"] == 0.8
     assert (recipe["tile"], recipe["variation"], recipe["variation_seed"]) == ("x", 0.1, 9)
-    assert recipe["clip_skip"] == 2
+    assert recipe["clip_skip"] == 2 and recipe["vae"].startswith("warm-")
     for arguments, size in ((("--upscale", "2x", "--strength", "0.3"), (192, 160)), (("--map", "canny"), (96, 80))):
         done = run_cli(*painted, "--image", drawing, *arguments)
         assert done.returncode == 0, done.stderr

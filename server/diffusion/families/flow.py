@@ -11,14 +11,12 @@ import torch
 
 from server.diffusion.families.common import PartsModel
 from server.diffusion.schedules import Spacing
-from server.prompt import parse_attention, split_blend
-from server.prompt.attention import BREAK
+from server.prompt import plain_text, split_blend
 
 
-def plain_text(prompt: str) -> str:
+def whole_text(prompt: str) -> str:
     """A prompt without its weights and shares, which only CLIP knows what to do with."""
-    texts = (parse_attention(text) for text, _ in split_blend(prompt))
-    return " ".join("".join(" " if part is BREAK else part for part, _ in text) for text in texts)
+    return " ".join(plain_text(text) for text, _ in split_blend(prompt))
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from server.diffusion.families.flow import FlowModel, pack, plain_text, unpack
+from server.diffusion.families.flow import FlowModel, pack, unpack, whole_text
 from server.diffusion.model import Condition, bytes_to_device, sample_latents
 from server.diffusion.task import Pixels, Task
 
@@ -36,7 +36,7 @@ class Flux1(FlowModel):
         self.inpainting = config.in_channels > 4 * self.latent_channels
 
     def condition(self, task: Task) -> Condition:
-        text = plain_text(task.prompt)
+        text = whole_text(task.prompt)
         length = _TOKENS if self.embeds_guidance else _TOKENS_FEW_STEPS
 
         def compute() -> Condition:

@@ -18,7 +18,7 @@ import torch
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 
 from server.diffusion.families.common import Moments
-from server.diffusion.families.flow import FlowModel, plain_text
+from server.diffusion.families.flow import FlowModel, whole_text
 from server.diffusion.features.looks import fitted
 from server.diffusion.model import Condition
 from server.diffusion.schedules import Spacing
@@ -82,10 +82,10 @@ class Flux2(FlowModel):
         return fitted(picture, _LARGEST_REFERENCE, self.multiple)
 
     def condition(self, task: Task) -> Condition:
-        positive = self._embed(plain_text(task.prompt), task)
+        positive = self._embed(whole_text(task.prompt), task)
         if task.guidance <= 1.0 or self.embeds_guidance or self.parts.get("is_distilled"):
             return positive
-        return replace(positive, negative=self._embed(plain_text(task.negative), task))
+        return replace(positive, negative=self._embed(whole_text(task.negative), task))
 
     def _embed(self, text: str, task: Task) -> Condition:
         def compute() -> Condition:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from server.diffusion.families.common import Moments
-from server.diffusion.families.flow import plain_text
+from server.diffusion.families.flow import whole_text
 from server.diffusion.families.qwen_image import QwenImage
 from server.diffusion.features.looks import reference_layers, resized
 from server.diffusion.model import Condition
@@ -69,10 +69,10 @@ class QwenImageEdit(QwenImage):
         canvas = [task.image] if task.image is not None else []
         pictures = [*canvas, *(layer.image for layer in reference_layers(task))]
         pictures = [scaled_to(picture, READ_AREA if self.is_plus else LATENT_AREA) for picture in pictures]
-        positive = self._read(plain_text(task.prompt), pictures, task)
+        positive = self._read(whole_text(task.prompt), pictures, task)
         if task.guidance <= 1.0:
             return positive
-        return replace(positive, negative=self._read(plain_text(task.negative), pictures, task))
+        return replace(positive, negative=self._read(whole_text(task.negative), pictures, task))
 
     def _read(self, text: str, pictures: Sequence[Pixels], task: Task) -> Condition:
         if self.is_plus:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from server.diffusion.families.common import Moments
-from server.diffusion.families.flow import FlowModel, pack, plain_text, unpack
+from server.diffusion.families.flow import FlowModel, pack, unpack, whole_text
 from server.diffusion.model import Condition
 from server.diffusion.task import Task
 
@@ -57,10 +57,10 @@ class QwenImage(FlowModel):
         return self.vae.decode(latents.to(self.vae.dtype).unsqueeze(2), return_dict=False)[0][:, :, 0]
 
     def condition(self, task: Task) -> Condition:
-        positive = self._embed(plain_text(task.prompt), task)
+        positive = self._embed(whole_text(task.prompt), task)
         if task.guidance <= 1.0:
             return positive
-        return replace(positive, negative=self._embed(plain_text(task.negative), task))
+        return replace(positive, negative=self._embed(whole_text(task.negative), task))
 
     def _embed(self, text: str, task: Task) -> Condition:
         def compute() -> Condition:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from server.diffusion.blending import Variants, blended, read_variants, same_length
-from server.diffusion.families.flow import FlowModel, plain_text, shift_of
+from server.diffusion.families.flow import FlowModel, shift_of, whole_text
 from server.diffusion.families.sd import joined
 from server.diffusion.model import Condition
 from server.diffusion.schedules import Spacing
@@ -53,7 +53,7 @@ class StableDiffusion3(FlowModel):
         return joined(other, self._blend(positive, task.prompt, task))
 
     def _blend(self, variants: Variants, prompt: str, task: Task) -> Condition:
-        text = plain_text(prompt)
+        text = whole_text(prompt)
         return blended(variants, lambda chunks: self._embed(chunks, text, task))
 
     def _embed(self, chunks: list[Chunk], text: str, task: Task) -> Condition:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from server.diffusion.families.flow import FlowModel, plain_text, shift_of
+from server.diffusion.families.flow import FlowModel, shift_of, whole_text
 from server.diffusion.model import Condition
 from server.diffusion.schedules import Spacing
 from server.diffusion.task import Task
@@ -32,10 +32,10 @@ class ZImage(FlowModel):
         return lambda total: {"sigmas": torch.linspace(1.0, 1 / total, total).tolist(), "mu": shift}
 
     def condition(self, task: Task) -> Condition:
-        positive = self._embed(plain_text(task.prompt), task)
+        positive = self._embed(whole_text(task.prompt), task)
         if task.guidance <= 1.0:
             return positive
-        return replace(positive, negative=self._embed(plain_text(task.negative), task))
+        return replace(positive, negative=self._embed(whole_text(task.negative), task))
 
     def _embed(self, text: str, task: Task) -> Condition:
         def compute() -> Condition:
