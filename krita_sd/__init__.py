@@ -13,6 +13,13 @@ except ImportError:
     _Krita = None
 
 if _Krita is not None and _Krita.instance() is not None:
+    # The language first: some modules keep sentences from their import on.
+    from krita_sd.qt import languages as _languages
+    from krita_sd.text import use as _use
+    from krita_sd.translations import catalogue as _catalogue
+
+    _use(_catalogue(_languages()))
+
     from krita_sd import plugin as _plugin
 
     _plugin.register(_Krita.instance())

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from krita_sd.text import mark, tr
 from krita_sd.wire.control_names import fits_family, is_for_all, is_named_for
 from krita_sd.wire.errors import WireError, bad_request
 from krita_sd.wire.limits import MAX_CONTROL_WEIGHT, MAX_CONTROLS, MAX_NAME
@@ -18,21 +19,21 @@ from krita_sd.wire.recipe import CONTROLS, REFERENCES, Control
 from krita_sd.wire.values import Fields
 
 TITLES = {
-    "scribble": "Scribble",
-    "line_art": "Line art",
-    "soft_edge": "Soft edges",
-    "canny": "Canny edges",
-    "depth": "Depth",
-    "normal": "Normals",
-    "pose": "Pose",
-    "segmentation": "Segmentation",
-    "tile": "Tile",
-    "blur": "Blur",
-    "stencil": "Stencil",
-    "reference": "Reference",
-    "style": "Style of a picture",
-    "composition": "Composition",
-    "face": "Face",
+    "scribble": mark("Scribble"),
+    "line_art": mark("Line art"),
+    "soft_edge": mark("Soft edges"),
+    "canny": mark("Canny edges"),
+    "depth": mark("Depth"),
+    "normal": mark("Normals"),
+    "pose": mark("Pose"),
+    "segmentation": mark("Segmentation"),
+    "tile": mark("Tile"),
+    "blur": mark("Blur"),
+    "stencil": mark("Stencil"),
+    "reference": mark("Reference"),
+    "style": mark("Style of a picture"),
+    "composition": mark("Composition"),
+    "face": mark("Face"),
 }
 LINES = ("scribble", "line_art", "soft_edge", "canny")
 """Types whose map is lines: white on black for the model, whatever the painter drew with."""
@@ -82,7 +83,10 @@ class Marks:
         many."""
         others = tuple(entry for entry in self.controls if entry.layer != control.layer)
         if len(others) >= MAX_CONTROLS:
-            raise bad_request(f"More than {MAX_CONTROLS} control layers cannot be used together.", "Unmark one first.")
+            raise bad_request(
+                tr("More than {max_controls} control layers cannot be used together.", max_controls=MAX_CONTROLS),
+                tr("Unmark one first."),
+            )
         return dataclasses.replace(self, controls=(*others, control))
 
     def changed(self, layer: str, **changes: Any) -> Marks:
@@ -155,23 +159,29 @@ def problem_of(type: str, models: Iterable[Mapping[str, Any]], chosen: Mapping[s
         if type in ("reference", "style", "composition") or is_named_for(named, type) or is_for_all(named):
             return ""
     if embedded:
-        return (
-            f"The embedded model has no {TITLES[type].lower()} control: choose another model, or switch this layer off."
+        return tr(
+            "The embedded model has no {control} control: choose another model, or switch this layer off.",
+            control=tr(TITLES[type]).lower(),
         )
     words = type.replace("_", " ")
-    what = "an IP-Adapter" if adapter else "a ControlNet"
+    what = tr("an IP-Adapter") if adapter else tr("a ControlNet")
     if type == "reference" and family == "flux1":
-        return "Needs the Redux model of Flux 1: put it into the models folder and rescan."
-    name = str(chosen.get("name") or "the chosen model")
-    return f'Needs {what} for {family or name} with "{words}" in its name: put it into the models folder and rescan.'
+        return tr("Needs the Redux model of Flux 1: put it into the models folder and rescan.")
+    name = str(chosen.get("name") or tr("the chosen model"))
+    return tr(
+        'Needs {what} for {model} with "{words}" in its name: put it into the models folder and rescan.',
+        what=what,
+        model=family or name,
+        words=words,
+    )
 
 
 def make_problem(type: str, features: Mapping[str, Any]) -> str:
     """Why the server cannot make this type out of the canvas; "" when it can."""
     kinds = features.get("kinds")
     if not isinstance(kinds, list) or "preprocess" not in kinds:
-        return "This server cannot make control layers from the canvas. Update it, or paint the layer by hand."
+        return tr("This server cannot make control layers from the canvas. Update it, or paint the layer by hand.")
     told = features.get("maps")
     if type not in (told if isinstance(told, list) else MAKEABLE):
-        return "Finding this in a picture needs a trained model that the server does not have: paint it by hand."
+        return tr("Finding this in a picture needs a trained model that the server does not have: paint it by hand.")
     return ""

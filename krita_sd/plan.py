@@ -21,7 +21,7 @@ from krita_sd.geometry import (
 )
 from krita_sd.settings import FOLLOW, Settings
 from krita_sd.styles import NO_STYLE, Style, merged_loras, resolve
-from krita_sd.text import tr
+from krita_sd.text import mark, tr
 from krita_sd.wire.errors import WireError, bad_request
 from krita_sd.wire.limits import MAX_PICTURE, MAX_PROMPT, MAX_SEED, MAX_SIDE
 from krita_sd.wire.recipe import Lora, Recipe, steps_plan
@@ -49,14 +49,14 @@ def kind_of(strength: float, selection: bool) -> str:
 def label(strength: float, selection: Bounds | None, extent: Extent | None, transparent: bool = False) -> str:
     """What the button says, in English (the dock translates). `transparent`: what is selected is mostly empty."""
     if selection is None:
-        return "Generate" if strength >= 1.0 else "Refine"
+        return mark("Generate") if strength >= 1.0 else mark("Refine")
     if strength < 1.0:
-        return "Refine selection"
+        return mark("Refine selection")
     if transparent:
-        return "Expand"
+        return mark("Expand")
     if extent is not None and (selection.width >= extent.width) != (selection.height >= extent.height):
-        return "Expand"  # a strip along a whole side: a picture that is continued
-    return "Fill"
+        return mark("Expand")  # a strip along a whole side: a picture that is continued
+    return mark("Fill")
 
 
 def native_range(model: Mapping[str, Any]) -> NativeRange:

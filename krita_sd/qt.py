@@ -8,6 +8,7 @@ it is valid in both.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from krita_sd.text import tr
@@ -31,4 +32,12 @@ Slot = QtCore.pyqtSlot
 QAction = QtGui.QAction if QT6 else QtWidgets.QAction
 QShortcut = QtGui.QShortcut if QT6 else QtWidgets.QShortcut
 
-__all__ = ["QT6", "QAction", "QShortcut", "Qt", "QtCore", "QtGui", "QtWidgets", "Signal", "Slot", "tr"]
+
+def languages() -> list[str]:
+    """The languages that the painter wants, the best first: Krita's own choice (it tells it by LANGUAGE), else the
+    system's."""
+    chosen = [language for language in os.environ.get("LANGUAGE", "").split(":") if language]
+    return chosen or [str(language) for language in QtCore.QLocale().uiLanguages()]
+
+
+__all__ = ["QT6", "QAction", "QShortcut", "Qt", "QtCore", "QtGui", "QtWidgets", "Signal", "Slot", "languages", "tr"]

@@ -14,16 +14,16 @@ from krita_sd.job_events import Phase
 from krita_sd.jobs import Job, JobTable
 from krita_sd.settings import Settings
 from krita_sd.styles import NO_STYLE, Style
-from krita_sd.text import tr
+from krita_sd.text import mark, tr
 from krita_sd.view_lists import Choice, LoraItem, choices_of, lora_items, style_choices
 
 _PHASES = {
-    Phase.CAPTURING: "reading the canvas",
-    Phase.SENDING: "sending",
-    Phase.QUEUED: "queued",
-    Phase.LOADING: "loading model",
-    Phase.ENCODING: "encoding",
-    Phase.DECODING: "decoding",
+    Phase.CAPTURING: mark("reading the canvas"),
+    Phase.SENDING: mark("sending"),
+    Phase.QUEUED: mark("queued"),
+    Phase.LOADING: mark("loading model"),
+    Phase.ENCODING: mark("encoding"),
+    Phase.DECODING: mark("decoding"),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from krita_sd.styles import Style
-from krita_sd.text import tr
+from krita_sd.text import mark, tr
 from krita_sd.wire.control_names import fits_family
 from krita_sd.wire.recipe import Lora
 
@@ -44,7 +44,9 @@ def style_choices(styles: Sequence[Style], chosen: str, family: str) -> tuple[Ch
         (others if problem else fitting).append(line)
     missing = []
     if chosen and all(style.id != chosen for style in styles):
-        missing.append(Choice(chosen, f"{chosen.partition('/')[2]} (not found)", problem=tr("Its file is gone.")))
+        missing.append(
+            Choice(chosen, tr("{name} (not found)", name=chosen.partition("/")[2]), problem=tr("Its file is gone."))
+        )
     return (
         Choice("", tr("No style"), tr("The prompt as it is typed, the model's own defaults.")),
         *fitting,
@@ -56,13 +58,15 @@ def style_choices(styles: Sequence[Style], chosen: str, family: str) -> tuple[Ch
 def _style_tip(style: Style) -> str:
     lines = [style.note] if style.note else []
     lines += [
-        f"{tr(title)}: {value}" for title, value in (("Prompt", style.prompt), ("Negative", style.negative)) if value
+        f"{tr(title)}: {value}"
+        for title, value in ((mark("Prompt"), style.prompt), (mark("Negative"), style.negative))
+        if value
     ]
     facts = []
     if style.steps is not None:
-        facts.append(f"{style.steps} steps")
+        facts.append(tr("{steps} steps", steps=style.steps))
     if style.guidance is not None:
-        facts.append(f"guidance {style.guidance:g}")
+        facts.append(tr("guidance {guidance:g}", guidance=style.guidance))
     facts += [str(value) for value in (style.sampler, style.model) if value]
     facts += [f"{lora.id} {lora.weight:g}" for lora in style.loras]
     facts += [tr("seamless")] if style.tile else []

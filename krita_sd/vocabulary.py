@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from krita_sd.prompt_text import Typed
+from krita_sd.text import mark
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Vocabulary:
             return [Candidate(name, f"<lora:{name}:1>", "LoRA", "lora") for name in _like(self.loras, prefix)[:limit]]
         if typed.kind == "wildcard":
             names = _like(self.wildcards, prefix)[:limit]
-            return [Candidate(name, f"__{name}__", "wildcard", "wildcard") for name in names]
+            return [Candidate(name, f"__{name}__", mark("wildcard"), "wildcard") for name in names]
         if len(prefix) < 2:
             return []
         found = []
@@ -87,7 +88,7 @@ class Vocabulary:
                 found.append(Candidate(name, _escaped(name), note))
         loras = [Candidate(name, f"<lora:{name}:1>", "LoRA", "lora") for name in _starting(self.loras, prefix)]
         styles = [
-            Candidate(title, "", "style", "style", id)
+            Candidate(title, "", mark("style"), "style", id)
             for id, title in self.styles
             if len(prefix) >= 3 and title.lower().startswith(prefix)
         ]

@@ -21,6 +21,7 @@ from krita_sd.dock.prompts_page import PromptsPage
 from krita_sd.dock.queue import QueuePage
 from krita_sd.dock.server_page import ServerPage
 from krita_sd.dock.style_page import StylePage
+from krita_sd.text import mark
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,20 @@ class Entry:
 
 
 WORKSPACES: tuple[Entry, ...] = (
-    Entry("generate", "Generate", "Pictures one by one", GeneratePage),
-    Entry("live", "Live", "The picture follows the pen", LivePanel),
+    Entry("generate", mark("Generate"), mark("Pictures one by one"), GeneratePage),
+    Entry("live", mark("Live"), mark("The picture follows the pen"), LivePanel),
 )
 
 PAGES: tuple[Entry, ...] = (
-    Entry("history", "History", "Everything that was made", HistoryPage, text="\u25f4"),
-    Entry("grid", "Compare", "Pictures with different values side by side", GridPage, text="\u25a6"),
-    Entry("queue", "Queue", "What runs and what waits", QueuePage, icon="format-list-ordered", text="Q"),
-    Entry("models", "Models", "Models that were found", ModelsPage, icon="folder-pictures", text="M"),
-    Entry("server", "Server", "Device, memory, log, another server", ServerPage, icon="configure", text="S"),
-    Entry("prompts", "Prompts", "Prompts that were used", PromptsPage, has_button=False),
-    Entry("folders", "Folders", "Where models are looked for", FoldersPage, has_button=False),
-    Entry("downloads", "Downloads", "Models from the hub", DownloadsPage, has_button=False),
-    Entry("style", "Style", "The style's own words and values", StylePage, has_button=False),
+    Entry("history", mark("History"), mark("Everything that was made"), HistoryPage, text="\u25f4"),
+    Entry("grid", mark("Compare"), mark("Pictures with different values side by side"), GridPage, text="\u25a6"),
+    Entry("queue", mark("Queue"), mark("What runs and what waits"), QueuePage, icon="format-list-ordered", text="Q"),
+    Entry("models", mark("Models"), mark("Models that were found"), ModelsPage, icon="folder-pictures", text="M"),
+    Entry(
+        "server", mark("Server"), mark("Device, memory, log, another server"), ServerPage, icon="configure", text="S"
+    ),
+    Entry("prompts", mark("Prompts"), mark("Prompts that were used"), PromptsPage, has_button=False),
+    Entry("folders", mark("Folders"), mark("Where models are looked for"), FoldersPage, has_button=False),
+    Entry("downloads", mark("Downloads"), mark("Models from the hub"), DownloadsPage, has_button=False),
+    Entry("style", mark("Style"), mark("The style's own words and values"), StylePage, has_button=False),
 )

@@ -10,6 +10,7 @@ from krita_sd.dock import buttons
 from krita_sd.dock.sentence import Sentence
 from krita_sd.qt import QtGui, QtWidgets, tr
 from krita_sd.settings import MAX_LEAVE, Settings
+from krita_sd.text import mark
 from krita_sd.view import View
 from krita_sd.view_lists import size_text
 
@@ -123,7 +124,7 @@ class ServerPage(QtWidgets.QWidget):
 def memory_text(device: Mapping[str, Any]) -> str:
     """What is known of the device's memory, in bytes under these names; "" when nothing is."""
     facts = []
-    for key, title in (("free", "free"), ("total", "in all"), ("leave", "left to others")):
+    for key, title in (("free", mark("free")), ("total", "in all"), ("leave", "left to others")):
         value = device.get(key)
         if isinstance(value, (int, float)) and value > 0:
             facts.append(f"{size_text(int(value))} {tr(title)}")
