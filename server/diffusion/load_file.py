@@ -117,7 +117,8 @@ class _File:
         elif self.job.row.layout == "openclip":
             schedule["prediction_type"] = "v_prediction" if predicts_velocity(unet) else "epsilon"
         if "ztsnr" in shapes:
-            schedule["rescale_betas_zero_snr"] = True
+            # Such a model knows pure noise; only steps that begin there make use of it (Lin et al. 2023).
+            schedule |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return schedule
 
 
