@@ -171,7 +171,7 @@ def _values(settings: Mapping[str, str]) -> dict[str, Any]:
         out["width"], out["height"] = _whole_number(width), _whole_number(height)
     if settings.get("Tiling") == "True":
         out["tile"] = "xy"
-    schedule = settings.get("Schedule type", "")
+    schedule = settings.get("Schedule type", "").replace("SGM Uniform", "trailing")
     if f"{out.get('sampler')} {schedule}" in SAMPLERS:
         out["sampler"] = f"{out['sampler']} {schedule}"
     if "strength" in out:

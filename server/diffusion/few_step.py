@@ -26,6 +26,9 @@ LCM_SIGMA = 0.5
 LCM_ORIGINAL = 50
 TCD_GAMMA = 0.3
 
+_ALMOST_NOISE = 2.0**-24
+"""Signal at the noisiest step of models with zero terminal SNR, as in diffusers' Euler: sigma is 4096, not infinite."""
+
 KINDS = ("LCM", "TCD", "Euler trailing")
 
 
@@ -173,6 +176,7 @@ def _tcd(alphas: list[float], prediction: str, total: int) -> list[_Numbers]:
 def _euler(alphas: list[float], prediction: str, total: int) -> list[_Numbers]:
     """Latents here are signal plus sigma times noise, as in Karras et al. 2022; the model sees them scaled."""
     count = len(alphas)
+    alphas = [max(alpha, _ALMOST_NOISE) for alpha in alphas]
     times = [max(0, round(count - number * count / total) - 1) for number in range(total)]
     sigmas = [math.sqrt((1.0 - alphas[t]) / alphas[t]) for t in times] + [0.0]
     out = []

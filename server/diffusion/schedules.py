@@ -65,6 +65,7 @@ DIFFUSION: dict[str, Solver] = {
     "DDPM": Solver("DDPMScheduler", draws=True),
     "LCM": Solver("LCMScheduler", draws=True),
     "TCD": Solver("TCDScheduler", draws=True, estimate="derived", arguments={"eta": 0.3}),
+    "Euler trailing": Solver("EulerDiscreteScheduler", {**_PLAIN, "timestep_spacing": "trailing"}),
 }
 """Samplers of the models that were trained on 1000 noise levels (SD1, SD2, SDXL)."""
 

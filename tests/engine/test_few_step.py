@@ -69,6 +69,12 @@ def test_every_step_equals_diffusers(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_models_that_know_pure_noise(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    zero = {**SCALED, "rescale_betas_zero_snr": True}
+    test_every_step_equals_diffusers(kind, 4, 0, zero, "v_prediction", monkeypatch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_step_reads_a_value_from_the_device(kind: str) -> None:
     """On the meta device reading a value raises, as it would wait on a graphics card."""
     ours = FewStep(kind, config_of(SCALED, "epsilon"), 4, 1, "meta")

@@ -9,6 +9,7 @@ import shutil
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion import Cancelled, Task, generate, ldm, load_model
-from tests.engine.conftest import Loaded
+from server.diffusion.schedules import make_scheduler
+from tests.engine.conftest import Loaded, picture, run
+from tests.engine.test_contract import oracle
 from tests.tiny import make_file, make_model, make_parts, original_layout
 
 TASK = Task(prompt="a red boat", seed=3, total_steps=2, sampler="Euler a", width=64, height=64)
@@ -115,7 +118,36 @@ def test_prediction_type_from_markers_in_the_file(checkpoint: Path, tmp_path: Pa
     save_file({**tensors, "v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, tmp_path / "v.safetensors")
     config = load_model(tmp_path / "v.safetensors", "sd1").schedule_config
     assert config["prediction_type"] == "v_prediction" and config["rescale_betas_zero_snr"] is True
+    assert config["timestep_spacing"] == "trailing", "or no step would begin at pure noise"
     assert load_model(checkpoint, "sd1").schedule_config["prediction_type"] == "epsilon"
+
+
+@pytest.mark.parametrize(("sampler", "start"), [("Euler", 0), ("DPM++ 2M", 2)])
+def test_sdxl_with_velocity_and_zero_snr_in_its_file_equals_the_pipeline(
+    sampler: str, start: int, tmp_path: Path
+) -> None:
+    """The pipeline with a schedule written here, beginning at the last timestep of training."""
+    tensors = load_file(make_file(tmp_path / "plain.safetensors", "sdxl"))
+    save_file({**tensors, "v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, tmp_path / "v.safetensors")
+    model: Any = load_model(tmp_path / "v.safetensors", "sdxl")
+    task = Task("a red boat", "fog", 7, 4, guidance=5.0, sampler=sampler, width=64, height=64)
+    task = replace(task, image=picture(), start_step=start) if start else task
+    ours = run(model, task)[1]
+    stated = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+        "interpolation_type": "linear",
+    }
+    model.schedule_config = stated
+    assert make_scheduler(sampler, stated).alphas_cumprod[-1] < 1e-6
+    assert torch.equal(ours, oracle(model, task)[0])
+    model.schedule_config = {**stated, "rescale_betas_zero_snr": False}
+    assert not torch.equal(ours, oracle(model, task)[0])
 
 
 def test_sd2_file_that_does_not_say_is_asked_itself(tmp_path: Path) -> None:

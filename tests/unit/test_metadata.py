@@ -206,3 +206,8 @@ def test_a_recipe_too_long_for_a_jpeg_says_so() -> None:
     assert exif.read(recipes.jpeg.read(io.BytesIO(data)))[0] == "", "ours is kept, the other one does not fit"
     with pytest.raises(WireError, match="too long"):
         recipes.embed(FILES["jpeg"], recipes.texts_of(long.replace(prompt="日" * 20_000), ""))
+
+
+def test_the_schedule_of_few_step_models_is_read() -> None:
+    found = parameters.read("x\nSteps: 4, Sampler: Euler, Schedule type: SGM Uniform")
+    assert found.values["sampler"] == "Euler trailing"
