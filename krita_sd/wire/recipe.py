@@ -38,8 +38,8 @@ SAMPLERS = (
     "DPM++ 2M SDE Karras", "UniPC", "Heun", "DPM2 a", "DDIM", "PLMS", "DEIS", "DDPM", "LCM", "TCD",
     "Euler trailing",
 )  # fmt: skip
-"""Samplers by their names in AUTOMATIC1111, in the order in which a chooser shows them. Euler trailing is its Euler with
-SGM Uniform, for turbo, lightning and hyper models."""
+"""Samplers by their names in AUTOMATIC1111, in the order in which a chooser shows them. Euler trailing is its Euler
+with SGM Uniform, for turbo, lightning and hyper models."""
 
 TILINGS = ("", "x", "y", "xy")
 CONTROL_MAPS = ("scribble", "line_art", "soft_edge", "canny", "depth", "normal", "pose", "segmentation", "tile", "blur")
