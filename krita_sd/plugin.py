@@ -126,7 +126,7 @@ class Docker(DockWidget):
     def _first_time(self) -> None:
         try:
             # Before the first document Krita 6.0 shows none of the dockers that this one belongs to.
-            if self._to_show and host.krita().activeDocument() is not None:
+            if self._to_show and host.active_document() is not None:
                 self._to_show = False
                 self._actions.change(seen=True)
                 self.come_forward()

@@ -67,6 +67,16 @@ DIFFERENCES = (
         "canvas.host.is_open is asked first, in every version",
     ),
     Difference(
+        "from 5.3",
+        "a view outlives its document for a moment, and what it then answers as its document has nothing in it",
+        "canvas.host.is_whole: such a document counts as closed, also where it is the active one",
+    ),
+    Difference(
+        "5.1 to 6.0",
+        "adding a node to another one is an undo step of the document that made them, even outside of its picture",
+        "canvas.layer.birthplace: a layer with a mask and a group are put together in a scratch document",
+    ),
+    Difference(
         "from 6.0",
         "no docker is visible before the first document, and a new one not by itself after it",
         "plugin.Docker comes forward with the first document, once",

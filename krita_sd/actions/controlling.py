@@ -118,7 +118,7 @@ class Controlling(Part):
     @guarded
     def show_layer(self, layer: str, on: bool) -> None:
         """Show or hide the layer in the document: its preview."""
-        doc = host.krita().activeDocument()
+        doc = host.active_document()
         if doc is not None and not nodes.show(doc, layer, on):
             self.say(tr("The document is busy. Try again when the pen is up."))
 
@@ -133,7 +133,7 @@ class Controlling(Part):
         core = self.core
         self.say("")
         core.start()
-        doc = host.krita().activeDocument()
+        doc = host.active_document()
         if doc is None:
             raise bad_request(tr("There is no document."), tr("Open or create one first."))
         problem = make_problem(type, core.features) if core.table.connected else ""
@@ -222,7 +222,7 @@ class Controlling(Part):
 
 
 def _active() -> tuple[Any, Any]:
-    doc = host.krita().activeDocument()
+    doc = host.active_document()
     node = nodes.active(doc) if doc is not None else None
     if node is None:
         raise bad_request(tr("No layer is active."), tr("Choose the layer in Krita's layer list first."))

@@ -219,7 +219,7 @@ class Core(QtCore.QObject):
             for part in self.parts:
                 part.hidden()
             return
-        doc = host.krita().activeDocument()
+        doc = host.active_document()
         scene = capture.describe(doc) if doc is not None else None
         if scene != self.scene:
             self.scene = scene

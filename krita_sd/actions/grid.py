@@ -86,7 +86,7 @@ class Comparing(Part):
         core = self.core
         self.say("")
         core.start()
-        doc = host.krita().activeDocument()
+        doc = host.active_document()
         if doc is None:
             raise WireError(Code.BAD_REQUEST, tr("There is no document."), tr("Open or create one first."))
         scene = capture.describe(doc)

@@ -176,7 +176,7 @@ class History(Part):
     def _shown(self, entry: Entry, picture: Picture | None, then: Callable[[], None] | None) -> None:
         if picture is None:
             raise WireError(Code.INTERNAL, tr("This picture is no longer on the disk."), tr("It was deleted or moved."))
-        doc = host.krita().activeDocument()
+        doc = host.active_document()
         job = uuid.uuid4().hex
         old = kept_of(entry, picture)
         kept = Kept(job, 0, old.recipe, old.partial, picture)

@@ -87,7 +87,7 @@ class Live(Part, QtCore.QObject):
         """On: for the active document, from here on, until off."""
         if on:
             self.core.start()
-            self._doc = host.krita().activeDocument()
+            self._doc = host.active_document()
             if self._doc is None:
                 raise WireError(Code.BAD_REQUEST, tr("There is no document."), tr("Open or create one first."))
             self.say("")

@@ -79,7 +79,7 @@ class Recipes(Part):
     @guarded
     def restore_layer(self) -> None:
         """Set the docker as it was for the active layer of the active document."""
-        doc = host.krita().activeDocument()
+        doc = host.active_document()
         found = layer_recipes.recall(doc, doc.activeNode()) if doc is not None else None
         if found is None:
             raise WireError(

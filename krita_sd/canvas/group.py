@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..geometry import Bounds
 from ..qt import QtCore, Signal
-from . import host, watch
-from .layer import Layer, keep_active
+from . import colour, host, watch
+from .layer import Layer, birthplace, keep_active
 
 RETRY = 40  # milliseconds between two looks at a busy document
 
@@ -46,21 +46,29 @@ class GroupInsertion(QtCore.QObject):
         if delay >= 0:
             self._timer.start(delay)
         else:
+            self._steps.close()
             self.done.emit()
 
-    def _run(self) -> Iterator[int]:
-        group = self._doc.createGroupLayer(self._name)
+    def _run(self) -> Generator[int, None, None]:
+        scratch = birthplace()
+        try:
+            yield from self._fill(scratch)
+        finally:
+            if host.is_open(scratch):
+                colour.drop(scratch)
+
+    def _fill(self, scratch: Any) -> Iterator[int]:
+        group = scratch.createGroupLayer(self._name)
         for number, member in reversed(list(enumerate(self._members))):
             picture = member.read()
             if picture is None:
                 continue
-            layer = Layer(self._doc, self._bounds, member.name)
+            layer = Layer(self._doc, self._bounds, member.name, scratch)
             for _ in layer.write(picture):
                 yield 0
             layer.node.setLocked(False)
             layer.node.setVisible(number == 0)
             group.addChildNode(layer.node, None)
-            layer.release()
             yield 0
         while not watch.may_touch(self._doc):
             yield RETRY

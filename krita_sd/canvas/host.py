@@ -24,23 +24,38 @@ def krita() -> Any:
 
 def open_documents() -> list[Any]:
     """All that Krita lists or shows: what another plugin opened through the API is shown, but not listed."""
-    found = list(krita().documents())
+    found = [doc for doc in krita().documents() if is_whole(doc)]
     for window in krita().windows():
         for view in window.views():
             doc = view.document()
-            if doc is not None and not any(doc == other for other in found):
+            if doc is not None and is_whole(doc) and not any(doc == other for other in found):
                 found.append(doc)
     return found
 
 
+def is_whole(doc: Any) -> bool:
+    """Whether there is still a document behind what Krita handed out.
+
+    From Krita 5.3 on a view outlives its document for a moment: `activeDocument` and the view then answer an object
+    with nothing in it, all of which are equal to one another.
+    """
+    return doc.rootNode() is not None
+
+
+def active_document() -> Any | None:
+    """The document that the painter looks at; None without one, and while it is being closed."""
+    doc = krita().activeDocument()
+    return doc if doc is not None and is_whole(doc) else None
+
+
 def is_open(doc: Any) -> bool:
     """Whether Krita still holds `doc`. Some calls on a closed document end in a segmentation fault: ask first."""
-    return doc is not None and any(doc == other for other in open_documents())
+    return doc is not None and is_whole(doc) and any(doc == other for other in open_documents())
 
 
 def is_active(doc: Any) -> bool:
     """Whether `doc` is the one that undo, tools and shortcuts act on."""
-    active = krita().activeDocument()
+    active = active_document()
     return active is not None and active == doc
 
 

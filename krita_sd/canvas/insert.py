@@ -11,8 +11,10 @@ from krita import Selection
 
 from ..geometry import Bounds
 from ..qt import QtCore, Signal
+from ..text import tr
 from . import host, watch
-from .layer import Layer, keep_active
+from .colour import drop
+from .layer import Layer, birthplace, keep_active
 from .overlay import Overlay
 
 WAYS = ("top", "above", "into", "mask")
@@ -32,14 +34,18 @@ def can_mask(doc: Any) -> bool:
 def problem_with(way: str, doc: Any) -> str:
     """Why this way cannot be gone in `doc` now, as a sentence; "" when it can."""
     if way == "mask" and not can_mask(doc):
-        return "Transparency masks need Krita 5.2 or later. Apply as a plain layer instead."
+        return tr("Transparency masks need Krita 5.2 or later. Apply as a plain layer instead.")
     if way != "into":
         return ""
     node = doc.activeNode()
     if node is None or node.type() != "paintlayer":
-        return "The active layer is no paint layer. Choose one, or apply as a new layer."
+        return tr("The active layer is no paint layer. Choose one, or apply as a new layer.")
     if node.locked() or not node.visible():
-        return f"The layer {node.name()} is {'locked' if node.locked() else 'hidden'}. Change that, or choose another."
+        return tr(
+            "The layer {name} is {state}. Change that, or choose another.",
+            name=node.name(),
+            state=tr("locked") if node.locked() else tr("hidden"),
+        )
     return ""
 
 
@@ -110,15 +116,18 @@ class Insertion(QtCore.QObject):
                 yield 0
             picture, alpha = bytes(colour), bytes(mask)
         yield from self._wait()
-        layer = Layer(self._doc, self._bounds, self._name)
-        if self._way == "mask":
-            self._add_mask(layer.node, alpha)
+        scratch = birthplace() if self._way == "mask" else None
+        layer = Layer(self._doc, self._bounds, self._name, scratch)
+        if scratch is not None:
+            self._add_mask(scratch, layer.node, alpha)
         above = self._above
         if above is not None and self._doc.nodeByUniqueID(above.uniqueId()) is None:
             # Deleted meanwhile, or merged with the result before this one: that layer is the active one now.
             active = self._doc.activeNode()
             above = active if active is not None and active.type() == "paintlayer" else None
         layer.insert(above)
+        if scratch is not None:
+            drop(scratch)
         yield 0
         for _ in layer.write(picture):
             yield 0
@@ -134,13 +143,13 @@ class Insertion(QtCore.QObject):
         self._overlay.close()
         self.applied.emit(node)
 
-    def _add_mask(self, node: Any, alpha: bytes) -> None:
+    def _add_mask(self, scratch: Any, node: Any, alpha: bytes) -> None:
         b = self._bounds
-        mask = self._doc.createTransparencyMask("Transparency")
+        mask = scratch.createTransparencyMask("Transparency")
         selection = Selection()
         selection.setPixelData(QtCore.QByteArray(alpha), b.x, b.y, b.width, b.height)
         mask.setSelection(selection)
-        # Before the layer is in the document: both come in, and go, with one undo step.
+        # Both were made elsewhere: they come in, and go, with one undo step.
         node.addChildNode(mask, None)
 
     def _merge(self, node: Any, below: Any) -> Any:

@@ -22,12 +22,14 @@ _STRIP = 64  # rows: how finely unchanged parts of a band are left out
 class Layer:
     """A locked paint layer that holds pictures of exactly `bounds`.
 
-    `insert` is one undo step ("Add Layer"); nothing else here is one.
+    `insert` is one undo step ("Add Layer"); nothing else here is one. scratch: the document that the layer is born in,
+    not this layer's to drop; None: where it costs no undo step.
     """
 
-    def __init__(self, doc: Any, bounds: Bounds, name: str) -> None:
+    def __init__(self, doc: Any, bounds: Bounds, name: str, scratch: Any = None) -> None:
         self._doc = doc
         self._bounds = bounds
+        self._birthplace = scratch
         self._scratch: Any = None
         self._node = self._create(name)
         self._node.setLocked(True)
@@ -39,10 +41,12 @@ class Layer:
 
     def _create(self, name: str) -> Any:
         doc = self._doc
+        if self._birthplace is not None:
+            return self._birthplace.createNode(name, "paintlayer")
         if colour.is_plain(doc.colorModel(), doc.colorDepth(), doc.colorProfile()):
             return doc.createNode(name, "paintlayer")
         # Converting a node of a deep document is an undo step of its own, one that is born in 8 bit needs none.
-        self._scratch = colour.scratch_document(1, 1, "RGBA", "U8", colour.SRGB)
+        self._scratch = birthplace()
         return self._scratch.createNode(name, "paintlayer")
 
     @property
@@ -108,6 +112,15 @@ class Layer:
         if self._scratch is not None:
             colour.drop(self._scratch)
             self._scratch = None
+
+
+def birthplace() -> Any:
+    """A scratch document for nodes that are put together before they come into a document of any depth.
+
+    Krita counts every node that is added to another one as an undo step of the document in which the upper one was
+    made, even before either is part of the picture. `colour.drop` it once they are in their document.
+    """
+    return colour.scratch_document(1, 1, "RGBA", "U8", colour.SRGB)
 
 
 def _part(picture: bytes | None, y: int, rows: int, row: int) -> bytes:
