@@ -82,12 +82,14 @@ class PreviewArrived:
 
 @dataclass(frozen=True)
 class ResultArrived:
-    """A finished picture, whose pixels the feeder keeps. `recipe` is fully resolved, with the seed of this image."""
+    """A finished picture, whose pixels the feeder keeps. `recipe` is fully resolved, with the seed of this image.
+    `reading`: how its prompt was read, "" when that is not known."""
 
     job: str
     index: int
     recipe: Recipe
     partial: bool = False
+    reading: str = ""
 
 
 @dataclass(frozen=True)

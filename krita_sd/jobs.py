@@ -95,6 +95,7 @@ class Result:
     partial: bool
     applied: bool = False
     starred: bool = False
+    reading: str = ""
 
 
 _LOST = WireError(
@@ -262,7 +263,7 @@ class JobTable:
         job = self.jobs.get(event.job)
         if key in self.results or (job is not None and (job.phase is Phase.CANCELLED or key in job.results)):
             return
-        self.results[key] = Result(key, event.job, event.index, event.recipe, event.partial)
+        self.results[key] = Result(key, event.job, event.index, event.recipe, event.partial, reading=event.reading)
         if job is None:
             self.selected = self.selected or key
             return

@@ -216,5 +216,6 @@ def _items(table: JobTable) -> list[ResultItem]:
     for number, result in enumerate(table.results.values(), 1):
         marks = [mark for mark, on in ((tr("applied"), result.applied), (tr("stopped early"), result.partial)) if on]
         tip = _describe(result.recipe) + (f"\n({', '.join(marks)})" if marks else "")
+        tip += f"\n{result.reading}" if result.reading else ""
         items.append(ResultItem(result.key, str(number), tip, result.applied, result.starred))
     return items

@@ -12,6 +12,7 @@ from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
 from krita_sd.guarded import guarded
 from krita_sd.prompt_history import PromptHistory, Used
+from krita_sd.prompt_reading import has_problem, sentence_of, tip_of
 from krita_sd.prompt_text import Typed
 from krita_sd.qt import QtCore
 from krita_sd.vocabulary import Candidate, Tags, Vocabulary, read_tags, tag_files
@@ -144,33 +145,8 @@ class Prompting(Part):
             return {}
         parts = [sentence_of(reading.prompt), sentence_of(reading.negative)]
         text = parts[0] + (f" \u00b7 {parts[1]}" if parts[1] and self._words()[2].strip() else "")
-        warns = any(_has_problem(side) for side in (reading.prompt, reading.negative))
-        return {"reading": text, "reading_tip": tip_of(reading), "reading_warns": warns}
-
-
-def sentence_of(side: dict[str, Any]) -> str:
-    """The server's sentence about a prompt; "" when it says nothing."""
-    text = side.get("text")
-    return text[:400] if isinstance(text, str) else ""
-
-
-def tip_of(reading: PromptReading) -> str:
-    """Part by part, with weights."""
-    lines = []
-    for title, side in (("Prompt", reading.prompt), ("Negative", reading.negative)):
-        parts = side.get("parts")
-        for part in parts[:60] if isinstance(parts, list) else []:
-            if isinstance(part, list) and len(part) == 2 and isinstance(part[1], (int, float)):
-                lines.append(f"{title}: {str(part[0]).strip()[:120]}  x {part[1]:g}")
-        ignored = side.get("ignored")
-        lines += [f"Ignored: {str(item)[:200]}" for item in (ignored if isinstance(ignored, list) else [])[:20]]
-    return "\n".join(lines)
-
-
-def _has_problem(side: dict[str, Any]) -> bool:
-    loras = side.get("loras")
-    missing = any(isinstance(lora, list) and len(lora) == 3 and not lora[2] for lora in loras or [])
-    return missing or bool(side.get("ignored"))
+        warns = any(has_problem(side) for side in (reading.prompt, reading.negative))
+        return {"reading": text, "reading_tip": tip_of(reading.prompt, reading.negative), "reading_warns": warns}
 
 
 def _wildcard_names(folder: Path) -> tuple[str, ...]:

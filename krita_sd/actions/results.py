@@ -18,6 +18,7 @@ from krita_sd.guarded import guarded
 from krita_sd.history.worker import Worker
 from krita_sd.jobs import Result
 from krita_sd.link import PreviewWaiting
+from krita_sd.prompt_reading import result_text
 from krita_sd.shelf import Kept, Shelf
 from krita_sd.stage import Stage, open_as_document
 from krita_sd.text import tr
@@ -34,6 +35,7 @@ class ResultWithThumbnail:
     kept: Kept
     thumbnail: Any
     seq: int
+    reading: str = ""
 
 
 _NOTHING = Picture("grey8", 1, 1, b"\0")
@@ -43,7 +45,8 @@ def with_thumbnail(event: client.ResultReady) -> ResultWithThumbnail:
     """In the link's thread: what has to be decoded or scaled is, before it goes over to the GUI's."""
     result = event.result
     kept = Kept(result.job, result.index, result.recipe, result.partial, event.picture)
-    return ResultWithThumbnail(kept, pictures.thumbnail(event.picture), result.seq)
+    reading = result_text(result.reading, result.recipe.prompt)
+    return ResultWithThumbnail(kept, pictures.thumbnail(event.picture), result.seq, reading)
 
 
 def model_name(core: Core, id: str) -> str:
@@ -240,7 +243,7 @@ class Results(Part):
         self._thumbnails[kept.key] = event.thumbnail
         if event.seq:
             self.shelf.put(kept, functools.partial(self.core.link.stored, event.seq))
-        self.core.feed(ev.ResultArrived(kept.job, kept.index, kept.recipe, kept.partial))
+        self.core.feed(ev.ResultArrived(kept.job, kept.index, kept.recipe, kept.partial, event.reading))
         if kept.key not in self.core.table.results:
             # Of a job that was cancelled meanwhile.
             self._thumbnails.pop(kept.key)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krita_sd.prompt_history import MAX_ENTRIES, MAX_FAVOURITES, PromptHistory
+from krita_sd.prompt_reading import has_problem, result_text, tip_of
 from krita_sd.prompt_text import STEP, Typed, change_weight, spans, typed_at
 from krita_sd.vocabulary import Candidate, Vocabulary, read_tags, tag_files
 
@@ -169,3 +170,18 @@ def test_favourites_are_bounded_too_and_damage_is_survived(tmp_path: Path) -> No
         history.add(str(number), "")
         history.set_favourite((str(number), ""), True)
     assert len(history.entries) == MAX_FAVOURITES and history.search("ok") == []
+
+
+def test_a_result_says_how_its_prompt_was_read() -> None:
+    """With the words that were drawn; a server's odd answer does no harm."""
+    read = {"prompt": {"parts": [["a ", 1.0], ["red", 1.2], [" bird", 1.0]], "text": "5 of 77 tokens."}}
+    assert result_text(read, "a ({red|blue}:1.2) bird") == "Read as: a red bird\n5 of 77 tokens."
+    assert result_text(read, "a (red:1.2) bird") == "5 of 77 tokens."
+    for odd in ({}, {"prompt": 5}, {"prompt": {"parts": [5, ["a"], ["a", "b"]], "text": 5, "loras": 1}}):
+        assert result_text(odd, "{a}") == ""
+
+
+def test_what_has_no_effect_is_a_problem() -> None:
+    assert has_problem({"loras": [["ink", 1.0, False]]}) and has_problem({"ignored": ["x"]})
+    assert not has_problem({"loras": [["ink", 1.0, True], 5], "ignored": []})
+    assert tip_of({"parts": [["a", 1.5]]}, {"ignored": ["b"]}) == "Prompt: a  x 1.5\nIgnored: b"
