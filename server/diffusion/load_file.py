@@ -18,7 +18,6 @@ from server.diffusion.model import LoadedModel
 from server.diffusion.original.load import load_original
 from server.diffusion.tokenizer import CONFIGS, shipped_tokenizer
 from server.diffusion.weights import LoadJob, Source, TensorFiles, empty_module, incomplete, maker, unsupported
-from server.library.companions import ENTRIES
 
 
 def load_file(job: LoadJob) -> LoadedModel:
@@ -29,7 +28,7 @@ def load_file(job: LoadJob) -> LoadedModel:
             f"The file {job.path.name} is in a format that is not safe to open.",
             "Convert it to safetensors first.",
         )
-    if job.family in ENTRIES:
+    if job.row.layout == "original":
         return load_original(job)
     if not job.row.layout:
         raise unsupported(job.path.name, f"{job.row.title} loads from its diffusers folder only")

@@ -16,6 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
 _LORA = re.compile(r"[._]lora(_|\.|$)|^lora_|\.hada_w|\.lokr_w|\.oft_|\.dora_scale$")
+_QKV = re.compile(r"layers[._]\d+[._]attention[._](qkv|out)\.(lora_A|lora_down)")
 _WORDS = re.compile(r"(attn2[._]to_k|attn2_to_k|attn2\.processor\.to_k_lora)")
 
 
@@ -61,6 +62,9 @@ def _lora(shapes: Shapes) -> str | None:
         return "qwen-image"
     if _any(shapes, "noise_refiner", "context_refiner", "layers_0_attention_to_", "layers.0.attention.to_"):
         return "z-image"
+    for name, shape in shapes.items():
+        if _QKV.search(name) and shape[-1] == 3840:  # Lumina's, of the same build, are narrower
+            return "z-image"
     if _any(shapes, "lora_te2_", "text_encoder_2"):
         return "sdxl"
     for name, shape in shapes.items():

@@ -178,6 +178,8 @@ FAMILIES: dict[str, tuple[dict[str, tuple[int, ...]], tuple[str, str, int]]] = {
     "flux2 lora": ({"single_transformer_blocks.0.attn.to_qkv_mlp_proj.lora_A.weight": (8, 1)}, ("lora", "flux2", 4)),
     "qwen lora": ({"transformer_blocks.0.img_mlp.net.0.proj.lora_A.weight": (8, 1)}, ("lora", "qwen-image", 4)),
     "sd3 lora": ({"transformer.transformer_blocks.0.ff_context.net.0.proj.lora_A.weight": (8, 1)}, ("lora", "sd3", 4)),
+    "z-image lora, packed": ({"lora_unet_layers_3_attention_qkv.lora_down.weight": (8, 3840)}, ("lora", "z-image", 4)),
+    "lumina lora": ({"lora_unet_layers_3_attention_qkv.lora_down.weight": (8, 2304)}, ("lora", "", 4)),
     "z-image lora": ({"diffusion_model.layers.0.attention.to_q.lora_A.weight": (8, 3840)}, ("lora", "z-image", 4)),
     "loha": ({"lora_unet_x.hada_w1_a": (8, 8)}, ("lora", "", 4)),
     "sdxl controlnet": (

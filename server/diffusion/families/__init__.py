@@ -49,7 +49,7 @@ FAMILIES: dict[str, Family] = {
         "Flux 1", f"{_HERE}flux1:Flux1",
         {"transformer": "diffusers:FluxTransformer2DModel", "vae": "diffusers:AutoencoderKL",
          "text_encoder": _CLIP, "text_encoder_2": _T5},
-        {"tokenizer": "clip", "tokenizer_2": "any"},
+        {"tokenizer": "clip", "tokenizer_2": "any"}, layout="original",
     ),
     "flux1-kontext": Family(
         "Flux 1 Kontext", f"{_HERE}kontext:Kontext",
@@ -62,12 +62,12 @@ FAMILIES: dict[str, Family] = {
         {"transformer": "diffusers:SD3Transformer2DModel", "vae": "diffusers:AutoencoderKL",
          "text_encoder": _CLIP_G, "text_encoder_2": _CLIP_G, "text_encoder_3": _T5},
         {"tokenizer": "clip", "tokenizer_2": "clip", "tokenizer_3": "any"},
-        optional=("text_encoder_3", "tokenizer_3"),
+        optional=("text_encoder_3", "tokenizer_3"), layout="original",
     ),
     "chroma": Family(
         "Chroma", f"{_HERE}chroma:Chroma",
         {"transformer": "diffusers:ChromaTransformer2DModel", "vae": "diffusers:AutoencoderKL", "text_encoder": _T5},
-        {"tokenizer": "any"},
+        {"tokenizer": "any"}, layout="original",
     ),
     "flux2": Family(
         "Flux 2", f"{_HERE}flux2:Flux2",
@@ -79,13 +79,13 @@ FAMILIES: dict[str, Family] = {
         "Z-Image", f"{_HERE}z_image:ZImage",
         {"transformer": "diffusers:ZImageTransformer2DModel", "vae": "diffusers:AutoencoderKL",
          "text_encoder": "transformers:Qwen3Model"},
-        {"tokenizer": "any"},
+        {"tokenizer": "any"}, layout="original",
     ),
     "qwen-image": Family(
         "Qwen-Image", f"{_HERE}qwen_image:QwenImage",
         {"transformer": "diffusers:QwenImageTransformer2DModel", "vae": "diffusers:AutoencoderKLQwenImage",
          "text_encoder": "transformers:Qwen2_5_VLForConditionalGeneration"},
-        {"tokenizer": "any"},
+        {"tokenizer": "any"}, layout="original",
     ),
     "qwen-image-edit": Family(
         "Qwen-Image Edit", f"{_HERE}qwen_edit:QwenImageEdit",

@@ -18,6 +18,7 @@ import torch
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion import ldm
 from server.diffusion.features.lora_forms import Form, form_of, split_name
+from server.diffusion.original.layers import packed_layers
 from server.diffusion.weights import TensorFiles, corrupt
 
 _KOHYA = {
@@ -26,13 +27,17 @@ _KOHYA = {
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
+    "lora_te3_": "text_encoder_3",
     "lycoris_": "unet",
 }
 _DOTTED = {
     "unet.": "unet",
     "transformer.": "unet",
+    "model.diffusion_model.": "unet",
+    "diffusion_model.": "unet",
     "text_encoder.": "text_encoder",
     "text_encoder_2.": "text_encoder_2",
+    "text_encoder_3.": "text_encoder_3",
     "base_model.model.": "unet",
 }
 
@@ -47,14 +52,32 @@ class Change:
     strength: float
 
 
-def flat_names(part: str, root: Any) -> dict[str, Any]:
-    """Every name under which a file may address a layer, with dots as underscores -> the layer."""
+@dataclass(frozen=True)
+class Target:
+    """A layer that a name in a file means, or those of a packed layer's rows ([first, last) of `total`) that it has."""
+
+    module: Any
+    rows: tuple[tuple[int, int], ...] = ()
+    total: int = 0
+
+
+def flat_names(part: str, root: Any) -> dict[str, tuple[Target, ...]]:
+    """Every name under which a file may address a layer, with dots as underscores -> the layer, or several layers that
+    the authors of a transformer pack into one."""
+    flat: dict[str, tuple[Target, ...]] = {name: (Target(module),) for name, module in _flat_layers(part, root).items()}
+    if part == "unet":
+        for name, layers in packed_layers(root).items():
+            targets = tuple(Target(root.get_submodule(layer), rows, total) for layer, rows, total in layers)
+            flat.setdefault(name.replace(".", "_"), targets)
+    return flat
+
+
+def _flat_layers(part: str, root: Any) -> dict[str, Any]:
     layers = {
         name: module for name, module in root.named_modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
     }
     flat = {name.replace(".", "_"): module for name, module in layers.items()}
     if part == "unet" and "up_block_types" not in root.config:
-        # Transformers: diffusers' names; those of the authors pack several layers into one.
         return flat
     if part == "unet":
         sources = ldm.unet_sources([f"{name}.weight" for name in layers], root.config)
@@ -74,7 +97,7 @@ def flat_names(part: str, root: Any) -> dict[str, Any]:
     return flat
 
 
-def read_lora(path: Path, weight: float, names: Mapping[str, Mapping[str, Any]]) -> list[Change]:
+def read_lora(path: Path, weight: float, names: Mapping[str, Mapping[str, tuple[Target, ...]]]) -> list[Change]:
     """The changes that a LoRA file asks for; every tensor of it must be understood and fit."""
     if not path.is_file():
         raise WireError(Code.MODEL_MISSING, f"The LoRA {path.name} is no longer there.", "Rescan the model folders.")
@@ -101,11 +124,11 @@ def _changes(
     base: str,
     stored: Mapping[str, torch.Tensor],
     alphas: Mapping[str, float],
-    names: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, Mapping[str, tuple[Target, ...]]],
 ) -> list[Change]:
     part, name = _resolve(base)
-    module = names.get(part, {}).get(name)
-    if module is None:
+    targets = names.get(part, {}).get(name, ())
+    if not targets:
         raise _foreign(path)
     tensors = {kind: tensor.to(torch.float32) for kind, tensor in stored.items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
@@ -114,9 +137,14 @@ def _changes(
     bias = tensors.pop("diff_b", None)
     stated = alphas.get(base, alphas.get(part)) if alpha is None else float(alpha)
     try:
-        changes = [Change(module, "weight", form_of(tensors, stated), weight)] if tensors else []
-        if bias is not None:
-            changes.append(Change(module, "bias", Form({"diff": bias}, 1.0), weight))
+        changes = []
+        for target in targets:
+            if tensors:
+                form = form_of(tensors, stated, target.rows, target.total)
+                changes.append(Change(target.module, "weight", form, weight))
+            if bias is not None:
+                form = Form({"diff": bias}, 1.0, target.rows, target.total)
+                changes.append(Change(target.module, "bias", form, weight))
         for change in changes:
             parameter = getattr(change.module, change.name)
             if parameter is None:

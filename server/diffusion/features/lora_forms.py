@@ -43,16 +43,27 @@ def split_name(key: str) -> tuple[str, str] | None:
 class Form:
     """The change of one weight: `scale` times what the tensors make, then DoRA's magnitudes where there are some.
 
-    tensors: float32 on the CPU, by the kinds of `split_name`.
+    tensors: float32 on the CPU, by the kinds of `split_name`. rows: the weight is these rows, [first, last), of a
+    packed one with `total` rows, which the tensors are for.
     """
 
     tensors: Tensors
     scale: float
+    rows: tuple[tuple[int, int], ...] = ()
+    total: int = 0
 
     def delta(self, shape: torch.Size, device: torch.device) -> torch.Tensor:
         """What would be added to a weight of `shape`, float32, before magnitudes. Raises RuntimeError or ValueError
         when the tensors do not fit together or with the shape."""
-        made = _product({name: tensor.to(device) for name, tensor in self.tensors.items()})
+        tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        if self.rows and "up" in tensors and "mid" not in tensors and len(tensors["up"]) == self.total:
+            tensors["up"] = self._own(tensors["up"])  # the same rows, without working out the others
+            made = _product(tensors)
+        else:
+            made = _product(tensors)
+            if self.rows and len(made) != self.total:
+                raise ValueError(f"{len(made)} rows for a packed weight of {self.total}")
+            made = self._own(made)
         if (made.shape[0], made.shape[1:].numel()) != (shape[0], shape[1:].numel()):
             raise ValueError(f"{tuple(made.shape)} for a weight of {tuple(shape)}")
         return made.reshape(shape)
@@ -80,15 +91,22 @@ class Form:
     def _magnitude(self) -> tuple[torch.Tensor | None, int]:
         """DoRA's magnitudes and the axis of the weight that they belong to: outputs, or inputs in older LyCORIS."""
         if "magnitude" in self.tensors:
-            return self.tensors["magnitude"], 0
+            return self._own(self.tensors["magnitude"]), 0
         scale = self.tensors.get("dora_scale")
-        return scale, 1 if scale is not None and scale.ndim > 1 and scale.shape[0] == 1 else 0
+        by_inputs = scale is not None and scale.ndim > 1 and scale.shape[0] == 1
+        if by_inputs and self.rows:
+            raise ValueError("magnitudes of a packed weight's inputs need all of its rows")
+        return scale if scale is None or by_inputs else self._own(scale), int(by_inputs)
+
+    def _own(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows of a packed weight's tensor that belong to this one."""
+        return torch.cat([tensor[first:last] for first, last in self.rows]) if self.rows else tensor
 
 
-def form_of(tensors: Tensors, alpha: float | None) -> Form:
+def form_of(tensors: Tensors, alpha: float | None, rows: tuple[tuple[int, int], ...] = (), total: int = 0) -> Form:
     """The form that these tensors are of; `alpha` None: equal to the rank. Raises KeyError when tensors are missing."""
     if "diff" in tensors:
-        return Form(tensors, 1.0)
+        return Form(tensors, 1.0, rows, total)
     if any(name.startswith("hada_") for name in tensors):
         rank: int | None = tensors["hada_w1_b"].shape[0]
     elif any(name.startswith("lokr_") for name in tensors):
@@ -96,7 +114,7 @@ def form_of(tensors: Tensors, alpha: float | None) -> Form:
         rank = small[0] if small else None  # both factors whole: alpha means nothing
     else:
         rank = tensors["down"].shape[0]
-    return Form(tensors, 1.0 if alpha is None or not rank else alpha / rank)
+    return Form(tensors, 1.0 if alpha is None or not rank else alpha / rank, rows, total)
 
 
 def _product(tensors: Tensors) -> torch.Tensor:

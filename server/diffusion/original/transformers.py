@@ -9,7 +9,8 @@ read one by one as everywhere else, and LoRAs for packed layers find their rows 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -59,46 +60,56 @@ def is_weight(name: str) -> bool:
 
 
 def _translated(family: str, bare: Bare) -> dict[str, Source]:
-    stored = list(bare)
-    rows: dict[str, Any] = {}
-    start = 0
-    places = []
-    for name in stored:
-        units = _PACKED_UNITS if _PACKED in name else _UNITS
-        rows[name] = torch.arange(start, start + units)
-        places.append((start, units))
-        start += units
-    starts = torch.tensor([place for place, _ in places])
+    stand_ins = StandIns(bare)
     out: dict[str, Source] = {}
-    for name, found in _CONVERTERS[family](rows).items():
-        edges = [0, *((found[1:] - found[:-1] != 1).nonzero().flatten() + 1).tolist(), len(found)]
-        pieces = [(int(found[a]), int(found[b - 1]) + 1) for a, b in zip(edges[:-1], edges[1:])]
-        place = int(torch.searchsorted(starts, pieces[0][0], right=True)) - 1
-        base, units = places[place]
-        if any(not base <= a < b <= base + units for a, b in pieces):
-            raise ValueError(f"{name} is put together from several tensors")
-        whole = pieces == [(base, base + units)]
-        out[name] = Source(
-            stored[place], () if whole else _scaled(pieces, base, units, bare[stored[place]])
-        )  # fmt: skip
+    for name, rows in CONVERTERS[family]({name: stand_ins.rows(name) for name in bare}).items():
+        stored, pieces, units = stand_ins.place(rows)
+        out[name] = Source(stored, () if pieces == [(0, units)] else scaled(pieces, units, bare[stored][0]))
     return out
 
 
-def _scaled(
-    pieces: list[tuple[int, int]], base: int, units: int, shape: tuple[int, ...]
-) -> tuple[tuple[int, int], ...]:
-    """Pieces of `units` stand-in rows as pieces of the real rows."""
-    real = shape[0] if shape else 0
-    if any((edge - base) * real % units for piece in pieces for edge in piece):
+class StandIns:
+    """Numbers of rows in the place of tensors. `place` tells where rows that a converter cut and joined are from."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names: list[str] = []
+        self._starts: list[int] = [0]
+        self._known: dict[str, torch.Tensor] = {}
+        for name in names:
+            self.rows(name)
+
+    def rows(self, name: str) -> torch.Tensor:
+        """The rows that stand for the tensor `name`."""
+        if name not in self._known:
+            units = _PACKED_UNITS if _PACKED in name else _UNITS
+            self._known[name] = torch.arange(self._starts[-1], self._starts[-1] + units)
+            self._names.append(name)
+            self._starts.append(self._starts[-1] + units)
+        return self._known[name]
+
+    def place(self, rows: torch.Tensor) -> tuple[str, list[tuple[int, int]], int]:
+        """(tensor, [first, last) of each run of its rows, how many rows stand for it). Raises ValueError."""
+        edges = [0, *((rows[1:] - rows[:-1] != 1).nonzero().flatten() + 1).tolist(), len(rows)]
+        at = bisect_right(self._starts, int(rows[0])) - 1
+        first, last = self._starts[at], self._starts[at + 1]
+        pieces = [(int(rows[a]) - first, int(rows[b - 1]) + 1 - first) for a, b in zip(edges[:-1], edges[1:])]
+        if any(not 0 <= a < b <= last - first for a, b in pieces):
+            raise ValueError("a tensor is put together from several")
+        return self._names[at], pieces, last - first
+
+
+def scaled(pieces: list[tuple[int, int]], units: int, real: int) -> tuple[tuple[int, int], ...]:
+    """Runs of `units` stand-in rows as runs of the `real` rows. Raises ValueError when they cannot be cut so."""
+    if any(edge * real % units for piece in pieces for edge in piece):
         raise ValueError("a packed tensor cannot be cut evenly")
-    return tuple(((a - base) * real // units, (b - base) * real // units) for a, b in pieces)
+    return tuple((a * real // units, b * real // units) for a, b in pieces)
 
 
 def _unchanged(tensors: dict[str, Any]) -> dict[str, Any]:
     return tensors
 
 
-_CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "sd3": converters.convert_sd3_transformer_checkpoint_to_diffusers,
     "flux1": converters.convert_flux_transformer_checkpoint_to_diffusers,
     "chroma": converters.convert_chroma_transformer_checkpoint_to_diffusers,
