@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the benchmarks and prints one table: end to end over a bare pipeline, previews, cancel, many.
+"""Runs the rows of the table of targets and prints them with target and verdict.
 
 Both arms use the embedded model, the same steps, size and seed, the same number of threads. Ours is a real server in
 its own process, reached over the real websocket; the other is diffusers' pipeline called in this process.
@@ -17,7 +17,9 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -204,31 +206,107 @@ async def many(server: Server, bare: Bare, rounds: int) -> list[Row]:
     return [Row("12 eight variations, first picture / pipe(num_images=8)", value, "x", 0.2), total]
 
 
+@dataclass
+class Bench:
+    """What the rows of one run share; server and pipeline are started by the first that needs them."""
+
+    rounds: int
+    threads: int
+    undo: AsyncExitStack
+    _server: Server | None = None
+    _bare: Bare | None = None
+
+    async def server(self) -> Server:
+        if self._server is None:
+            self._server = await self.undo.enter_async_context(Server(self.threads))
+        return self._server
+
+    def bare(self) -> Bare:
+        self._bare = self._bare or Bare(self.threads)
+        return self._bare
+
+    @property
+    def few(self) -> int:
+        """Rounds of what takes long."""
+        return max(2, self.rounds // 2)
+
+
+Measure = Callable[[Bench], Awaitable[list[Row]]]
+
+
+async def _end_to_end(bench: Bench) -> list[Row]:
+    return await end_to_end(await bench.server(), bench.bare(), bench.rounds)
+
+
+async def _cancel(bench: Bench) -> list[Row]:
+    return await cancel(await bench.server(), bench.rounds)
+
+
+async def _many(bench: Bench) -> list[Row]:
+    return await many(await bench.server(), bench.bare(), max(2, bench.rounds // 3))
+
+
+async def _replay(bench: Bench) -> list[Row]:
+    return await live.replay(await bench.server(), SIDE)
+
+
+async def _frames(bench: Bench) -> list[Row]:
+    return [*await live.frames(bench.rounds), *await live.embedded_frames(bench.rounds)]
+
+
+async def _bytes(bench: Bench) -> list[Row]:
+    return [live.bytes_of_a_stroke()]
+
+
+MEASURES: dict[tuple[int, ...], Measure] = {
+    (1, 4): _end_to_end,
+    (5,): _cancel,
+    (12,): _many,
+    (3,): _replay,
+    (2, 8): _frames,
+    (11,): lambda bench: live.selection(bench.rounds),
+    (6,): _bytes,
+    (7,): lambda bench: live.first_image(bench.few),
+}
+"""What measures which rows of the table of targets, in the order in which they run."""
+
+
+def chosen(rows: str) -> list[tuple[tuple[int, ...], Measure]]:
+    """The measures of rows such as "2,7"; all of them for "". Raises ValueError with a sentence."""
+    wanted = {int(row) for row in rows.split(",") if row.strip()}
+    unknown = wanted - {row for covered in MEASURES for row in covered}
+    if unknown:
+        known = ", ".join(str(row) for row in sorted(row for covered in MEASURES for row in covered))
+        raise ValueError(f"There is no row {min(unknown)} on the processor; there are {known}.")
+    return [(covered, measure) for covered, measure in MEASURES.items() if not wanted or wanted & set(covered)]
+
+
 async def main(options: argparse.Namespace) -> None:
     if options.device == "cuda":
         rows = cards.measure(options.rounds)
         print(show(rows))
         save(rows, options.json, {"device": "cuda", "rounds": options.rounds})
         return
-    bare = Bare(options.threads)
-    async with Server(options.threads) as server:
-        rows = await end_to_end(server, bare, options.rounds)
-        rows += await cancel(server, options.rounds)
-        rows += await many(server, bare, max(2, options.rounds // 3))
-        rows += await live.replay(server, SIDE)
-    rows += await live.frames(options.rounds)
-    rows += await live.selection(options.rounds)
-    rows += [live.bytes_of_a_stroke()]
-    rows += await live.first_image(max(2, options.rounds // 2))
-    print(show(rows))
     settings = {"threads": options.threads, "rounds": options.rounds, "side": SIDE, "steps": STEPS}
-    save(rows, options.json, settings)
+    settings |= {"load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+    rows = []
+    async with AsyncExitStack() as undo:
+        bench = Bench(options.rounds, options.threads, undo)
+        for covered, measure in chosen(options.rows):
+            begun = time.perf_counter()
+            found = await measure(bench)
+            rows += found
+            print(show(found), flush=True)
+            print(f"   (rows {', '.join(map(str, covered))}: {time.perf_counter() - begun:.0f} s)", flush=True)
+            save(rows, options.json, settings)  # what was measured is kept when a later row fails
+    print(show(rows))
     print(f"written to {options.json}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rows", default="", help="numbers of the table of targets, such as 2,7; all when left out")
     parser.add_argument("--threads", type=int, default=1, help="of the model, in both arms")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: full-size random models")
     parser.add_argument("--json", type=Path, default=OUTPUT)

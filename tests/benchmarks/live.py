@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,17 @@ def model_folder(folder: Path, side: int) -> Path:
 
 
 class Arms:
-    """The same model as a live session, as diffusers' img2img pipeline and as a loop of eight lines."""
+    """The same model as a live session, as diffusers' img2img pipeline and as a loop of eight lines. tiny: the folder
+    of its tiny autoencoder; lora: a file that both arms add."""
 
-    def __init__(self, folder: Path, side: int) -> None:
+    def __init__(self, folder: Path, side: int, tiny: str = "taesd", lora: Path | None = None) -> None:
         import torch
         from diffusers import AutoencoderTiny, LCMScheduler, StableDiffusionImg2ImgPipeline
 
         from server.diffusion import Task, load_model
-        from server.diffusion.live import LiveSession, Wish
+        from server.diffusion.live import LiveSession
         from server.diffusion.live_canvas import DeviceCanvas
+        from server.diffusion.live_wish import Wish
 
         torch.set_num_threads(1)
         self.torch, self.side, self.count = torch, side, 0
@@ -71,17 +74,21 @@ class Arms:
         self.canvas = DeviceCanvas(side, side, torch.device("cpu"))
         self.canvas.patch({index: tile(index) for index in range((side // TILE) ** 2)})
         task = Task(PROMPT, seed=1, total_steps=STEPS, start_step=START, guidance=1.0, sampler="LCM")
-        self.wish = Wish(task, 0.5)
+        self.wish = Wish(replace(task, loras=((lora, 1.0),) if lora is not None else ()), 0.5)
         self.pipe = StableDiffusionImg2ImgPipeline.from_pretrained(str(folder), local_files_only=True)
+        self.pipe.to(torch.float32)
         self.pipe.scheduler = LCMScheduler.from_config(self.pipe.scheduler.config)
         self.pipe.set_progress_bar_config(disable=True)
-        self.kl, self.tiny = self.pipe.vae, AutoencoderTiny.from_pretrained(str(folder / "taesd"))
+        self.kl, self.tiny = self.pipe.vae, AutoencoderTiny.from_pretrained(str(folder / tiny)).to(torch.float32)
+        if lora is not None:
+            self.pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
+            self.pipe.fuse_lora()
         self.embeds = self.pipe.encode_prompt(PROMPT, "cpu", 1, False)[0]
 
     async def live(self) -> None:
         self.count += 1
         self.canvas.patch({0: tile(self.count)})
-        self.session.render(self.wish, self.canvas)
+        self.session.render(self.wish, self.canvas, fit=True)
 
     def _png(self) -> Any:
         from PIL import Image
@@ -117,6 +124,9 @@ async def frames(rounds: int) -> list[Row]:
     """Row 2: frames per second against a pipeline call per frame; row 8 beside it, counted."""
     with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
         arms = Arms(model_folder(Path(folder) / "model", SIDE), SIDE)
+        await arms.live()
+        while arms.session.advance():  # what a session does by itself while nobody waits
+            pass
         seconds = await interleave(
             {
                 "live": lambda: timed(arms.live()),
@@ -136,9 +146,31 @@ async def frames(rounds: int) -> list[Row]:
         ]
 
 
+async def embedded_frames(rounds: int) -> list[Row]:
+    """Row 2 with the embedded model and its few-step adapter; it has a small autoencoder of its own in both arms."""
+    arms = Arms(POCKET, SIDE, "taesd", POCKET / "lora" / "few-step.safetensors")
+    await arms.live()
+    while arms.session.advance():
+        pass
+    seconds = await interleave(
+        {
+            "live": lambda: timed(arms.live()),
+            "naive": lambda: timed(arms.naive()),
+            "naive TAESD": lambda: timed(arms.naive(tiny=True)),
+            "loop": lambda: timed(arms.loop()),
+        },
+        rounds,
+    )
+    return [
+        times_faster("   embedded: live frames / naive img2img pipe()", seconds, "live", "naive", None),
+        times_faster("   embedded: live frames / naive with its TAESD", seconds, "live", "naive TAESD", None),
+        ratio("   embedded: live frame / eight-line loop", seconds, "live", "loop", None),
+    ]
+
+
 async def selection(rounds: int) -> list[Row]:
     """Row 11: a quarter of a large canvas selected; our crop at native size against the pipeline on all of it."""
-    from server.diffusion.live import Selection
+    from server.diffusion.live_wish import Selection
 
     side, native = 2048, 512
     with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
