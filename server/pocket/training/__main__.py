@@ -47,6 +47,8 @@ PARTS = (
     *("tokenizer", "text", "vae", "sharpen", "tiny", "sets", *curriculum.STAGES),
     *("lora", "few_step", "controlnet", "export", "evaluate"),
 )
+LATER = ("sets", *PARTS[PARTS.index(curriculum.SHIPPED) :])
+"""What follows from a finished model: the last stage of its UNet again, with adapters and measurement."""
 
 
 def load_vae(work: Path, name: str = "vae") -> AutoencoderKL:
@@ -71,9 +73,10 @@ def load_unet(work: Path, stage: str) -> UNet2DConditionModel:
 
 def begin_from(folder: Path, work: Path, before: str) -> None:
     """Take tokenizer, text encoder and both autoencoders from a finished model, its UNet for that of stage `before`."""
-    for name in ("tokenizer", "text_encoder", "vae", "taesd"):
+    taken = {name: name for name in ("tokenizer", "text_encoder", "vae", "taesd")} | {"vae_sharp": "vae"}
+    for name, source in taken.items():
         if not (work / name).exists():
-            shutil.copytree(folder / name, work / name)
+            shutil.copytree(folder / source, work / name)
     if not (work / f"{before}.pt").exists():
         weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
         torch.save({"average": {name: value.float() for name, value in weights.items()}}, work / f"{before}.pt")
@@ -168,9 +171,10 @@ def main() -> None:
     parser.add_argument(
         "--start", type=Path, help="a finished model whose parts, and UNet as that before the first stage, are taken"
     )
-    parser.add_argument("--stage", nargs="+", choices=PARTS, default=list(PARTS), help="only these parts, in order")
+    parser.add_argument("--stage", nargs="+", choices=PARTS, help="only these parts, in order")
     parser.add_argument("--tiny", action="store_true", help="a few steps of every part, to see that all of it runs")
     options = parser.parse_args()
+    options.stage = options.stage or list(LATER if options.start else PARTS)
     if options.tiny:
         curriculum.shorten(TINY)
     if options.threads:

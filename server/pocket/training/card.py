@@ -13,7 +13,10 @@ from PIL import Image
 
 from . import few_step, lora
 from .adapter import merged
+from .captions import Item, Scene
+from .controlnet import lines_of
 from .evaluate import table
+from .render import render
 from .sample import Model, grid, sample
 
 COLUMNS = 8
@@ -40,6 +43,13 @@ GRID = (
     *("a line drawing of a cat", "an oil painting of the sea with a boat", "a small red circle at the top on white"),
     *("a red circle left of a blue square", "three yellow stars on a black background", "two green hearts on pink"),
 )
+DRAWN = (
+    (Scene("shape", (Item("star", "yellow", 0.28, 0.3, 0.22),), "purple"), "a yellow star on a purple background"),
+    (Scene("thing", (Item("cat", "orange", 0.66, 0.6, 0.28),), "blue"), "an orange cat on a blue background"),
+    (Scene("thing", (Item("house", "red", 0.32, 0.62, 0.28),), "green"), "a red house on a green background"),
+    (Scene("landscape", terrain="lake", sky="sunset", extras=("sun", "house"), detail=5), "a lake at sunset"),
+)
+"""Scenes whose lines are given to the ControlNet, each with words that do not say what is where."""
 EXTRAS = ("a red house on a green background", "an orange cat on a blue background", "green hills under a sunny sky")
 
 
@@ -66,6 +76,15 @@ def extras_grid(model: Model, folder: Path) -> Image.Image:
     return grid(np.stack(columns, 1).reshape(-1, side, side, 3), len(columns), 128)
 
 
+def control_grid(model: Model) -> Image.Image:
+    """A column for each of DRAWN: the lines, the picture without the ControlNet, the picture with it."""
+    side = model.side
+    lines = np.stack([np.asarray(lines_of(render(scene, side, side))) for scene, _ in DRAWN])
+    prompts, seeds = [text for _, text in DRAWN], list(range(len(DRAWN)))
+    rows = [sample(model, prompts, seeds, side, side, lines=lines, control=strength) for strength in (0.0, 1.0)]
+    return grid(np.concatenate([lines, *rows]), len(DRAWN), 128)
+
+
 def fill_table(card: Path, metrics: dict[str, float]) -> None:
     """Put the table of bars in the place of the one in the card."""
     text = card.read_text()
@@ -76,6 +95,8 @@ def main(folder: Path) -> None:
     model = Model.load(folder)
     shrunk(main_grid(model)).save(folder / "grid.png", optimize=True)
     shrunk(extras_grid(model, folder)).save(folder / "extras.png", optimize=True)
+    if model.control is not None:
+        shrunk(control_grid(model)).save(folder / "control.png", optimize=True)
     if (folder / "README.md").exists():
         fill_table(folder / "README.md", json.loads((folder / "metrics.json").read_text()))
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from .dataset import Latents
 from .muon import optimizer_for, set_pace
 from .render import Recipe, picture
-from .runs import Progress, Run, generator_at, lighter
+from .runs import Progress, Run, generator_at, layout, lighter
 from .styles import edges
 from .unet import Schedule, stratified
 
@@ -76,7 +76,7 @@ class Drawn:
 def train(work: Path, unet: UNet2DConditionModel, sets: Sequence[Drawn], steps: int, seed: int = 71) -> ControlNetModel:
     """Train beside the frozen UNet, a batch from one of the `sets` in turn; saved in work/controlnet."""
     torch.manual_seed(seed)
-    unet.requires_grad_(False)
+    unet.requires_grad_(False).to(memory_format=layout("cpu"))
     control = build(unet)
     plain = ("conv_in", "controlnet_cond_embedding.conv_in", "time_embedding")
     optimizer = optimizer_for(control, plain, 3e-3, 2e-3)

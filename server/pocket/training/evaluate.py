@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Measures a model folder against the table of bars, with fixed seeds, and writes metrics.json beside the weights."""
+"""Measures a model folder against the table of bars, with fixed seeds, and writes metrics.json beside the weights:
+python -m server.pocket.training.evaluate FOLDER [SHARE], where a SHARE under 1 measures fewer pictures."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -34,6 +36,7 @@ BARS: dict[str, tuple[str, float, float]] = {
     "negative_sun": ("<=", 0.5, 0.5),
     "lora_gain": (">=", 1.5, 2.0),
     "few_step_shapes_4": (">=", 0.80, 0.95),
+    "control_gain": (">=", 0.15, 0.30),
     "seconds": ("<=", 1.5, 1.0),
 }
 """metric: (direction, must, goal)."""
@@ -156,6 +159,8 @@ def table(metrics: dict[str, float]) -> str:
     """The bars as Markdown: metric, value, must, goal, verdict."""
     lines = ["| metric | value | must | goal | |", "|---|---|---|---|---|"]
     for name, (direction, must, goal) in BARS.items():
+        if name not in metrics:
+            continue  # a folder without a ControlNet
         value = metrics[name]
         sign = 1 if direction == ">=" else -1
         verdict = "goal" if sign * value >= sign * goal else "must" if sign * value >= sign * must else "**missed**"
@@ -171,6 +176,10 @@ def main(folder: Path, share: float = 1.0) -> dict[str, float]:
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     print(table(metrics))
     return metrics
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(float, sys.argv[2:3]))
 
 
 __all__ = ["BARS", "evaluate", "main", "table"]
