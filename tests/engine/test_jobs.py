@@ -19,6 +19,7 @@ from krita_sd.wire.errors import Code, WireError
 from server.diffusion import MAX_SEED, Cancelled, Step, Task, generate, load_model
 from server.diffusion.task import Command
 from tests.engine.conftest import Loaded, hard_mask, picture, run
+from tests.tiny_flow import make_flow_model
 
 TASK = Task(prompt="a red boat", negative="fog", seed=11, total_steps=5, guidance=4.0, width=64, height=64)
 TASKS = {
@@ -194,6 +195,31 @@ def test_repeated_prompt_and_canvas_are_encoded_once(model_of: Loaded) -> None:
     with counted(model) as calls:
         generate(model, replace(task, seed=12, start_step=3))
     assert calls.text == 0 and calls.encode == 0
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux1", "qwen-image"])
+def test_so_it_is_in_the_other_families(family: str, model_of: Loaded, tmp_path: Path) -> None:
+    """With several encoders, with T5 and language models, with an autoencoder of another build."""
+    model = model_of("sdxl") if family == "sdxl" else load_model(make_flow_model(tmp_path / "model", family), family)
+    task = replace(
+        TASKS["inpaint"], prompt="an unseen prompt", negative="unseen too", image=picture(seed=98), sampler="Euler"
+    )
+    calls = {"text": 0, "encode": 0}
+
+    def count(name: str) -> Callable[..., None]:
+        return lambda *_: calls.__setitem__(name, calls[name] + 1)
+
+    hooks = [encoder.register_forward_pre_hook(count("text")) for encoder in model.encoders.values()]
+    hooks.append(model.vae.encoder.register_forward_pre_hook(count("encode")))
+    try:
+        first = generate(model, task).image
+        assert calls["text"] >= len(model.encoders) and calls["encode"] >= 1
+        calls.update(text=0, encode=0)
+        assert not np.array_equal(generate(model, replace(task, seed=12, start_step=3)).image, first)
+        assert calls == {"text": 0, "encode": 0}
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @pytest.mark.parametrize(

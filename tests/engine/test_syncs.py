@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +12,14 @@ import pytest
 import torch
 
 from server.diffusion import SAMPLERS
+from server.diffusion.families.flux1 import Flux1
 from server.diffusion.families.sd import StableDiffusion
+from server.diffusion.families.sdxl import StableDiffusionXL
 from server.diffusion.features.masks import MaskChannels, MaskedChange
 from server.diffusion.model import Condition
 from server.diffusion.sampling import denoise
 from server.diffusion.schedules import Schedule
+from tests import tiny_flow
 from tests.engine.conftest import Loaded
 from tests.tiny import make_parts
 
@@ -48,6 +53,45 @@ def test_no_step_reads_a_value_from_the_device(
 ) -> None:
     latents = loop(sampler, hollow[inpaint], inpaint, model_of("sd1").schedule_config)
     assert latents.shape == (1, 4, 8, 8) and latents.device.type == "meta"
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M"])
+def test_nor_does_one_of_sdxl(sampler: str, model_of: Loaded) -> None:
+    config = model_of("sdxl").schedule_config
+    unet = copy.deepcopy(model_of("sdxl").unet).to("meta")
+    model: Any = SimpleNamespace(unet=unet, embeds_guidance=False)
+    model.conditioning = lambda *rest: StableDiffusionXL.conditioning(model, *rest)
+    words = Condition(*(torch.empty(2, *shape, device="meta") for shape in ((77, 64), (32,))))
+    condition = replace(words, ids=torch.empty(2, 6, device="meta"))
+    schedule = Schedule(sampler, config, 4, 1, "meta")
+
+    def predict(inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return StableDiffusion.predict(model, inputs, timestep, condition, 5.0)
+
+    latents = torch.empty(1, 4, 8, 8, device="meta")
+    assert denoise(schedule, latents, predict, torch.Generator()).latents.device.type == "meta"
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "LCM"])
+def test_nor_does_one_of_flux(sampler: str) -> None:
+    parts = tiny_flow.flux1()
+    meta = torch.device("meta")
+    transformer = parts["transformer"].to(meta)
+    model: Any = SimpleNamespace(transformer=transformer, embeds_guidance=True, device=meta)
+    model.places = lambda height, width, dtype, number=0: torch.empty(height * width, 3, device=meta, dtype=dtype)
+    config = transformer.config
+    condition = Condition(
+        torch.empty(1, 16, config.joint_attention_dim, device=meta),
+        torch.empty(1, config.pooled_projection_dim, device=meta),
+    )
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+    schedule = Schedule(sampler, config, 4, 1, "meta")
+
+    def predict(inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return Flux1.predict(model, inputs, timestep, condition, 3.5)
+
+    latents = torch.empty(1, 16, 8, 8, device=meta)
+    assert denoise(schedule, latents, predict, torch.Generator()).latents.device.type == "meta"
 
 
 def test_the_method_notices_a_sync(hollow: dict[bool, Any], monkeypatch: pytest.MonkeyPatch, model_of: Loaded) -> None:
