@@ -168,6 +168,17 @@ def test_nothing_depends_on_the_number_of_a_version_of_krita() -> None:
     assert bad == []
 
 
+def test_no_selection_of_a_document_is_set() -> None:
+    """From Krita 5.3 on that ends the painter's stroke. What a mask holds is no selection of the document."""
+    bad = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in PLUGIN
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr == "setSelection" and chain(node) != ["mask", "setSelection"]
+    ]
+    assert bad == []
+
+
 def test_every_difference_is_told_in_the_documentation() -> None:
     """docs/krita-versions.md has the same list, word for word."""
     page = " ".join((ROOT / "docs" / "krita-versions.md").read_text(encoding="utf-8").split())
