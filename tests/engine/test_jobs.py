@@ -200,7 +200,9 @@ def test_repeated_prompt_and_canvas_are_encoded_once(model_of: Loaded) -> None:
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux1", "qwen-image"])
 def test_so_it_is_in_the_other_families(family: str, model_of: Loaded, tmp_path: Path) -> None:
     """With several encoders, with T5 and language models, with an autoencoder of another build."""
-    model = model_of("sdxl") if family == "sdxl" else load_model(make_flow_model(tmp_path / "model", family), family)
+    model: Any = (
+        model_of("sdxl") if family == "sdxl" else load_model(make_flow_model(tmp_path / "model", family), family)
+    )
     task = replace(
         TASKS["inpaint"], prompt="an unseen prompt", negative="unseen too", image=picture(seed=98), sampler="Euler"
     )
