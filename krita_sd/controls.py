@@ -176,12 +176,18 @@ def problem_of(type: str, models: Iterable[Mapping[str, Any]], chosen: Mapping[s
     )
 
 
-def make_problem(type: str, features: Mapping[str, Any]) -> str:
-    """Why the server cannot make this type out of the canvas; "" when it can."""
+def make_problem(type: str, features: Mapping[str, Any], models: Iterable[Mapping[str, Any]] = ()) -> str:
+    """Why the server cannot make this type out of the canvas; "" when it can: by itself or by one of its models."""
     kinds = features.get("kinds")
     if not isinstance(kinds, list) or "preprocess" not in kinds:
         return tr("This server cannot make control layers from the canvas. Update it, or paint the layer by hand.")
     told = features.get("maps")
+    learned = (entry.get("maps") for entry in models if entry.get("usable", True))
+    if any(isinstance(maps, list) and type in maps for maps in learned):
+        return ""
     if type not in (told if isinstance(told, list) else MAKEABLE):
-        return tr("Finding this in a picture needs a trained model that the server does not have: paint it by hand.")
+        return tr(
+            "Finding this in a picture needs a trained model: put its folder into the models folder and rescan, or "
+            "paint it by hand."
+        )
     return ""

@@ -67,7 +67,7 @@ class Controlling(Part):
     def makeable(self) -> tuple[Choice, ...]:
         """Types that can be made from the canvas, with the reason where not."""
         features = self.core.features
-        return tuple(Choice(t, tr(TITLES[t]), "", make_problem(t, features)) for t in CONTROL_MAPS)
+        return tuple(Choice(t, tr(TITLES[t]), "", make_problem(t, features, self.core.models)) for t in CONTROL_MAPS)
 
     def _entry(self) -> Any:
         return view.model_entry(self.core.models, self.core.settings.model)
@@ -136,7 +136,7 @@ class Controlling(Part):
         doc = host.active_document()
         if doc is None:
             raise bad_request(tr("There is no document."), tr("Open or create one first."))
-        problem = make_problem(type, core.features) if core.table.connected else ""
+        problem = make_problem(type, core.features, core.models) if core.table.connected else ""
         if problem:
             raise WireError(Code.UNSUPPORTED, problem)
         scene = capture.describe(doc)

@@ -23,6 +23,7 @@ KINDS = {
     "t2i_adapter": "T2I-Adapter",
     "ip_adapter": "IP-Adapter",
     "redux": "Redux",
+    "preprocessor": "Control maps",
     "upscaler": "Upscaler",
     "embedding": "Embedding",
 }
@@ -98,7 +99,7 @@ class ModelsPage(QtWidgets.QWidget):
             for column in range(4):
                 item.setToolTip(column, escaped(problem or name))
                 if problem:
-                    item.setForeground(column, self.palette().brush(self.palette().ColorRole.Mid))
+                    item.setForeground(column, self.palette().brush(self.palette().ColorRole.PlaceholderText))
             self.tree.addTopLevelItem(item)
         self.tree.resizeColumnToContents(0)
         self.tree.setColumnWidth(0, min(self.tree.columnWidth(0), 200))

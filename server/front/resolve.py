@@ -138,7 +138,8 @@ class Resolver:
 
     def _model(self, recipe: Recipe, tags: Iterable[Any]) -> dict[str, Any]:
         if recipe.kind == "preprocess":
-            return {"id": "", "path": "", "family": "", "loras": {}, "prompt_loras": [], "controls": []}
+            out = {"id": "", "path": "", "family": "", "loras": {}, "prompt_loras": [], "controls": []}
+            return {**out, "preprocessor": self._preprocessor(recipe.map)}
         entry = self._library.find(recipe.model)
         loras = {lora.id: str(self._library.find(lora.id, "lora").path) for lora in recipe.loras}
         chosen = {path: weight for path, weight in self._prompt_loras(tags) if path not in loras.values()}
@@ -153,6 +154,11 @@ class Resolver:
             "prompt_loras": list(chosen.items())[: max(0, MAX_LORAS - len(loras))],
             "controls": [self._control(control, entry) for control in recipe.controls],
         }
+
+    def _preprocessor(self, type: str) -> str:
+        """The trained model that makes maps of this type; "" when there is none."""
+        makes = (entry for entry in self._library.entries if entry.usable and type in entry.maps)
+        return next((str(entry.path) for entry in makes), "")
 
     def _prompt_loras(self, tags: Iterable[Any]) -> list[tuple[str, float]]:
         found = [(self._lora(tag.name), tag.weight) for tag in tags]

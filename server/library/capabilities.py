@@ -9,6 +9,7 @@ from typing import Any
 from krita_sd.wire.recipe import SAMPLERS
 
 from .family import TITLES
+from .preprocessors import NEEDED
 
 FLOW_SAMPLERS = ("Euler", "Heun", "LCM")
 """What the flow-matching families can be run with; a test compares it with the engine's own table."""
@@ -130,6 +131,10 @@ def models_page() -> str:
     lines += [f"- {TITLES[family]}: {row.note}" for family, row in CAPABILITIES.items() if row.note]
     missing = [title for family, title in TITLES.items() if family not in CAPABILITIES]
     lines += ["", f"Recognised and refused in one sentence, not supported yet: {', '.join(missing)}."]
+    made = sorted({(needed, type) for type, needed in NEEDED.items()})
+    lines += ["", "Control maps out of a picture, by trained models of the painter's (folders with `config.json` and"]
+    lines += ["`model.safetensors`, anywhere in a model folder); all other maps need none:", ""]
+    lines += [f"- {type}: {needed}" for needed, type in made]
     lines += ["", f"All samplers: {', '.join(SAMPLERS)}.", ""]
     return "\n".join(lines)
 

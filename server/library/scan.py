@@ -22,12 +22,9 @@ from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.places import folder_id, read_folders
 
 from .capabilities import FILES, FOLDERS, LOOKING
-from .companions import ENTRIES, Need, encoder_role, missing
+from .companions import ENTRIES, Need, missing
 from .complete import completed
 from .family import (
-    INPAINTING_CHANNELS,
-    PLAIN_CHANNELS,
-    TITLES,
     UNKNOWN,
     Detected,
     detect,
@@ -35,14 +32,14 @@ from .family import (
     native_of,
     read_json,
 )
-from .header import Header, corrupt, read_header
+from .header import corrupt, read_header
 from .kinds import Inversion, inversion_of
 from .layouts import layout_of, title_of
+from .preprocessors import maps_of
+from .refusals import COMPONENTS, UNSAFE, offers_of, unsafe_folder, unsupported
 
 log = logging.getLogger(__name__)
 
-UNSAFE = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
-COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "image_embedder")
 GENERIC = frozenset({"diffusion_pytorch_model", "model", "adapter_model", "pytorch_lora_weights", "learned_embeds"})
 """Names of weights inside a folder that carries the model's own name."""
 
@@ -74,6 +71,7 @@ class ModelEntry:
     needs: tuple[Need, ...] = ()
     offers: tuple[str, int] = ("", 0)
     parts: dict[str, Path] = field(default_factory=dict)
+    maps: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -98,6 +96,8 @@ class ModelEntry:
             out["defaults"] = self.defaults
         if self.kind == "checkpoint" and self.family in LOOKING:
             out["looks"] = True  # at reference pictures, without an adapter
+        if self.maps:
+            out["maps"] = list(self.maps)  # control maps that it makes
         if self.inversion is not None:
             out["words"] = list(self.words)
         return out
@@ -212,7 +212,7 @@ class Library:
             if (path / "krita_sd.json").is_file():
                 settings = read_json(path / "krita_sd.json")
                 name = settings["name"] if isinstance(settings.get("name"), str) else name
-            problem, code = _unsupported(name, detected, FOLDERS) or _unsafe_folder(path, detected.kind) or ("", code)
+            problem, code = unsupported(name, detected, FOLDERS) or unsafe_folder(path, detected.kind) or ("", code)
             if not problem:
                 native = native_of(path, detected.family, settings) if detected.kind == "checkpoint" else None
                 for file in _weights(path):
@@ -240,12 +240,14 @@ class Library:
         inversion = None
         needs: tuple[Need, ...] = ()
         offers = ("", 0)
+        maps: tuple[str, ...] = ()
         try:
             header = read_header(path)
-            detected = detect(header)
-            offers = _offers(header, detected)
+            maps, refused = maps_of(path)
+            detected = Detected("preprocessor") if maps else detect(header)
+            offers = offers_of(header, detected)
             inversion = inversion_of(header.shapes) if detected.kind == "embedding" else None
-            problem, code = _unsupported(path.name, detected, FILES, offers) or ("", Code.MODEL_UNSUPPORTED)
+            problem, code = unsupported(path.name, detected, FILES, offers) or (refused, Code.MODEL_UNSUPPORTED)
             if not problem and detected.kind == "checkpoint" and detected.family in ENTRIES:
                 try:
                     needs = tuple(missing(header.shapes, detected.family))
@@ -257,7 +259,7 @@ class Library:
         return ModelEntry(
             _id(path), _name(path), path, detected.kind, detected.family, size, problem, code,
             detected.inpainting, NATIVE.get(detected.family) if detected.kind == "checkpoint" else None, {}, stamp,
-            inversion, needs, offers,
+            inversion, needs, offers, maps=maps,
         )  # fmt: skip
 
 
@@ -334,52 +336,6 @@ def _folder_stamp(folder: Path) -> tuple[int, ...]:
 def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
     given = settings.get("defaults")
     return given if isinstance(given, dict) else {}
-
-
-def _unsafe_folder(folder: Path, kind: str) -> tuple[str, Code] | None:
-    denoiser = "transformer" if (folder / "transformer").is_dir() else "unet"
-    named = read_json(folder / "model_index.json")
-    more = [part for part in COMPONENTS[4:] if isinstance(named.get(part), list) and all(named[part])]
-    wanted = ("image_embedder",) if kind == "redux" else (denoiser, "vae", "text_encoder", *more)
-    for part in wanted:
-        if any((folder / part).glob("*.safetensors")):
-            continue
-        if any(file.suffix.lower() in UNSAFE for file in (folder / part).glob("*")):
-            why = f"{folder.name} has weights that can run code when opened; convert it to safetensors first."
-            return why, Code.MODEL_UNSAFE
-        return f"The model folder {folder.name} has no weights for its {part.replace('_', ' ')}.", Code.MODEL_CORRUPT
-    return None
-
-
-def _offers(header: Header, detected: Detected) -> tuple[str, int]:
-    """What a file can be to single files that lack it: (role, width)."""
-    if detected.kind == "text_encoder":
-        return encoder_role(header.shapes)
-    return (f"vae:{detected.family}", 0) if detected.kind == "vae" else ("", 0)
-
-
-def _unsupported(
-    name: str, detected: Detected, families: frozenset[str], offers: tuple[str, int] = ("", 0)
-) -> tuple[str, Code] | None:
-    """Why a model cannot be used, in one sentence; `families`: those that can be loaded in this form."""
-    if detected.kind in ("unknown", "component"):
-        return f"{name} is not a kind of model that is known here.", Code.MODEL_UNSUPPORTED
-    if detected.kind == "text_encoder" and not offers[0]:
-        return f"{name} is a text encoder of a kind that no model here reads with.", Code.MODEL_UNSUPPORTED
-    if detected.kind == "ip_adapter" and detected.family == "flux1":
-        return f"{name} is an IP-Adapter for Flux 1, where Redux is used for references.", Code.MODEL_UNSUPPORTED
-    if detected.kind != "checkpoint":
-        return None
-    if not detected.family:
-        return f"The architecture of {name} is not known here.", Code.MODEL_UNSUPPORTED
-    title = TITLES.get(detected.family, detected.family)
-    if detected.family not in families:
-        if detected.family in FOLDERS:
-            return f"{name} is {title} in a single file; use its diffusers folder instead.", Code.MODEL_UNSUPPORTED
-        return f"{name} is {title}, which is not supported yet.", Code.MODEL_UNSUPPORTED
-    if detected.family in FILES and detected.channels not in PLAIN_CHANNELS | INPAINTING_CHANNELS:
-        return f"{name} takes {detected.channels} input channels, which is not supported yet.", Code.MODEL_UNSUPPORTED
-    return None
 
 
 def _id(path: Path) -> str:

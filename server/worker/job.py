@@ -62,7 +62,7 @@ class Execution:
     ) -> tuple[dict[str, Any], bytes]:
         recipe = Recipe.from_json(order["recipe"])
         if recipe.kind == "preprocess":
-            return self._preprocess(recipe, pictures, emit)
+            return self._preprocess(order, recipe, pictures, control, emit)
         ms: dict[str, float] = {}
         path = Path(order["model"]["path"])
         if recipe.kind == "upscale":
@@ -124,14 +124,22 @@ class Execution:
         source, alpha = pixels.straight_of(picture)
         return lambda: UpscaleRun(order, recipe, model, source, alpha, upscaler, control, emit, ms), recipe
 
-    def _preprocess(self, recipe: Recipe, pictures: dict[str, Picture], emit: Emit) -> tuple[dict[str, Any], bytes]:
-        """A control map of a picture; no model takes part."""
+    def _preprocess(
+        self, order: dict[str, Any], recipe: Recipe, pictures: dict[str, Picture], control: Control, emit: Emit
+    ) -> tuple[dict[str, Any], bytes]:
+        """A control map of a picture, by a trained model where there is one for its type."""
         from server.diffusion.preprocess import control_map
 
+        model, path = None, order["model"].get("preprocessor", "")
+        if path:
+            from server.diffusion.preprocess.learned import load_preprocessor
+
+            emit("state", state="loading")
+            model = self.parts.get(Path(path), load_preprocessor, control.cancelled)
         emit("state", state="encoding")
         started = time.monotonic()
         picture = region_picture(pictures, recipe.image, "bgra8", Extent(recipe.width, recipe.height), "picture")
-        made = pixels.picture_of(control_map(pixels.rgb_of(picture), recipe.map))
+        made = pixels.picture_of(control_map(pixels.rgb_of(picture), recipe.map, model))
         data = {"picture": {"id": made.hash, **made.describe()}, "recipe": recipe.to_json()}
         return {**data, "steps_run": 0, "partial": False, "ms": {"encoding": round(_since(started), 3)}}, made.data
 

@@ -109,6 +109,9 @@ def test_maps_are_made_where_the_server_says_so() -> None:
     kinds = {"kinds": ["txt2img", "preprocess"]}
     assert [type for type in CONTROL_MAPS if make_problem(type, kinds)] == ["normal", "pose", "segmentation"]
     assert make_problem("pose", {**kinds, "maps": ["pose"]}) == ""
+    depth = {"kind": "preprocessor", "maps": ["depth", "normal"], "usable": True}
+    assert make_problem("normal", kinds, [{"kind": "lora"}, depth]) == "" and make_problem("pose", kinds, [depth])
+    assert make_problem("normal", kinds, [{**depth, "usable": False}])
     assert "Update" in make_problem("canny", {})
 
 

@@ -101,6 +101,18 @@ def test_style_and_composition_take_any_ip_adapter_but_rather_one_of_that_name()
     assert chosen("style", plain, styled) == "ip style"
 
 
+def test_maps_are_made_by_a_trained_model_where_there_is_one() -> None:
+    depth = ModelEntry("d", "d", Path("/models/d/model.safetensors"), "preprocessor", "", 1, maps=("depth", "normal"))
+    broken = ModelEntry("b", "b", Path("/models/b/model.safetensors"), "preprocessor", "", 1, "no", maps=("pose",))
+
+    def asked(type: str) -> str:
+        recipe = Recipe(kind="preprocess", image=HASH, map=type)
+        return str(resolver(MODEL, broken, depth).resolve(recipe).model["preprocessor"])
+
+    assert [asked(type) for type in ("depth", "normal")] == [str(depth.path)] * 2
+    assert [asked(type) for type in ("canny", "pose", "segmentation")] == [""] * 3
+
+
 def test_who_looks_at_references_of_the_larger_models() -> None:
     flux, redux = entry("dev", "checkpoint", "flux1"), entry("flux1-redux", "redux", "flux1")
     adapter = entry("flux ip", "ip_adapter", "sd1")
