@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from server.diffusion.weights import Source
+from server.diffusion.weights import Source, is_weight
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -41,6 +41,7 @@ def unused(shapes: Shapes, sources: Iterable[Source], layers_dropped: str = "") 
         for name in shapes
         if name.startswith(ours)
         and name not in read
+        and is_weight(name)
         and not _IGNORED.search(name)
         and not (layers_dropped and name.startswith(layers_dropped))
     ]

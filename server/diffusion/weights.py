@@ -98,6 +98,13 @@ class TensorFiles:
 SCALES = (".scale_weight", ".weight_scale")
 """Endings under which files with 8-bit weights keep the scale of `<layer>.weight`."""
 
+_ABOUT_WEIGHTS = (*SCALES, ".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
+
+
+def is_weight(name: str) -> bool:
+    """Whether a stored tensor is a weight, and not something about one in 8 bits."""
+    return not name.endswith(_ABOUT_WEIGHTS)
+
 
 @dataclass(frozen=True)
 class Source:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from diffusers.loaders import single_file_utils as converters
 
-from server.diffusion.weights import Source
+from server.diffusion.weights import Source, is_weight
 from server.library.companions import transformer_prefix
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -51,12 +51,6 @@ def bare_names(shapes: Shapes, prefix: str) -> Bare:
 
 
 _OTHER_PARTS = ("text_encoders.", "vae.", "first_stage_model.", "model.")
-_NO_WEIGHT = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
-
-
-def is_weight(name: str) -> bool:
-    """Whether a stored tensor is a weight, and not something about one."""
-    return not name.endswith(_NO_WEIGHT)
 
 
 def _translated(family: str, bare: Bare) -> dict[str, Source]:
