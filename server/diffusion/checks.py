@@ -36,11 +36,23 @@ def in_float32(module: Any) -> Iterator[bool]:
     if before == torch.float32:
         yield False
         return
+    casting = _casting_hooks(module)
     try:
+        for hook in casting:
+            hook.compute_dtype = torch.float32
         _convert(module, torch.float32)
         yield True
     finally:
+        for hook in casting:
+            hook.compute_dtype = before
         _convert(module, before)
+
+
+def _casting_hooks(module: Any) -> list[Any]:
+    """Of weights stored in 8 bits: they would widen every layer to the module's own precision only."""
+    registries = (getattr(child, "_diffusers_hook", None) for child in module.modules())
+    found = (registry.get_hook("layerwise_casting") for registry in registries if registry is not None)
+    return [hook for hook in found if hook is not None]
 
 
 def _convert(module: Any, dtype: torch.dtype) -> None:

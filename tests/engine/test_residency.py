@@ -51,6 +51,20 @@ def test_a_rung_changes_where_weights_are_and_not_the_picture(folder: Path, whol
         np.testing.assert_array_equal(image, whole)
 
 
+@pytest.mark.parametrize("rung", ["model", "groups", "fp8"])
+def test_an_overflow_is_repaired_in_float32_on_the_lower_rungs_too(folder: Path, rung: str) -> None:
+    """As in test_jobs: the last norm's activations pass half precision's range, and the layer after it takes that back
+    (in 8 bits as far as those go)."""
+    model: Any = load_model(folder, "sd1", dtype=torch.float16)
+    model.unet.conv_norm_out.weight.fill_(60000.0)
+    model.unet.conv_out.weight.mul_(1 / 60000.0)
+    residency = Residency(parts_of(model), model.device)
+    residency.step_to(rung)
+    first = generate(model, TASK).image
+    assert first.std() > 1.0 and model.unet.dtype == torch.float16
+    assert np.array_equal(generate(model, TASK).image, first)
+
+
 @pytest.mark.parametrize(("rung", "allowed"), [("encoders", 2), ("model", 1)])
 def test_only_what_is_in_use_is_on_the_device(folder: Path, rung: str, allowed: int) -> None:
     model, residency = loaded(folder, rung)
