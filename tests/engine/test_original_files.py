@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from krita_sd.wire.errors import Code, WireError
+from krita_sd.wire.recipe import Recipe
 from server.diffusion import Task, generate, load_model
 from server.diffusion.original import load
+from server.front.resolve import Resolver
+from server.library import Library
+from server.library.memory import weights_of
+from server.worker.models import ModelCache
 from tests.engine.conftest import hard_mask, picture
 from tests.tiny_flow import make_flow_model, words_tokenizer
 from tests.tiny_original import make_files, make_single
@@ -123,3 +131,67 @@ def test_one_step_of_qwen_image_is_a_picture(made: Callable[[str], Made]) -> Non
     model = made("qwen-image").model
     assert torch.isfinite(model.schedule("Euler", 1, 0, 64, 64).timestep(0))
     assert generate(model, replace(TASK, total_steps=1)).image.std() > 0
+
+
+@pytest.mark.parametrize("kind", ["flux1-dev", "z-image", "qwen-image"])
+def test_the_library_finds_the_parts(kind: str, made: Callable[[str], Made], tmp_path: Path) -> None:
+    """From the listing to the worker's cache: the files beside a transformer, again when one of them is replaced."""
+    whole = made(kind)
+    make_files(tmp_path / "transformer.safetensors", whole.folder, whole.model, whole.family)
+    library = Library([tmp_path], None)
+    library.scan()
+    (entry,) = [entry for entry in library.entries if entry.kind == "checkpoint"]
+    assert (entry.family, entry.problem) == (whole.family, "") and entry.parts
+    order = Resolver(library)._model(Recipe(kind="txt2img", model=entry.id, width=64, height=64), ())
+    assert order["parts"] == {part: str(path) for part, path in entry.parts.items()}
+    cache = ModelCache("cpu")
+    model = cache.get(Path(order["path"]), order["family"], lambda: False, parts=order["parts"])
+    assert cache.get(Path(order["path"]), order["family"], lambda: False, parts=order["parts"]) is model
+    assert np.array_equal(generate(model, TASK).image, generate(whole.model, TASK).image)
+    weights = weights_of(entry.path, entry.parts)
+    own = sum(value.numel() for value in whole.model.transformer.state_dict().values())
+    assert abs(weights.denoiser - own) <= 64  # a norm that nothing reads, two rows of padding
+    assert weights.encoders > 0 < weights.autoencoder
+    os.utime(entry.parts["vae"], ns=(1, 1))
+    assert not cache.peek(entry.path)
+
+
+def test_what_is_nowhere_or_something_else_is_one_sentence(made: Callable[[str], Made], tmp_path: Path) -> None:
+    whole = made("flux1-dev")
+    path = tmp_path / "transformer.safetensors"
+    parts = make_files(path, whole.folder, whole.model, "flux1")
+    cases: list[tuple[dict[str, Path], Code, str]] = [
+        ({**parts, "vae": tmp_path / "gone.safetensors"}, Code.MODEL_MISSING, "gone.safetensors"),
+        ({name: file for name, file in parts.items() if name != "text_encoder_2"}, Code.MODEL_MISSING, "t5xxl"),
+        ({**parts, "text_encoder_2": parts["text_encoder"]}, Code.MODEL_UNSUPPORTED, "clip_l.safetensors"),
+        ({**parts, "vae": parts["text_encoder"]}, Code.MODEL_CORRUPT, "clip_l.safetensors"),
+    ]
+    for given, code, said in cases:
+        with pytest.raises(WireError) as caught:
+            load_model(path, "flux1", parts=given)
+        assert caught.value.code is code and said in caught.value.message and caught.value.message.endswith(".")
+
+
+@pytest.mark.parametrize("change", ["a layer missing", "a bias missing", "a layer more", "another shape", "no blocks"])
+def test_damaged_transformers_are_one_sentence(change: str, made: Callable[[str], Made], tmp_path: Path) -> None:
+    whole = made("flux1-dev")
+    path = tmp_path / "odd.safetensors"
+    parts = make_files(path, whole.folder, whole.model, "flux1")
+    tensors = load_file(path)
+    code = Code.MODEL_CORRUPT
+    if change == "a layer missing":
+        del tensors["single_blocks.0.linear1.weight"]
+    elif change == "a bias missing":
+        del tensors["final_layer.linear.bias"]
+    elif change == "a layer more":
+        tensors["double_blocks.0.fuser.weight"] = torch.zeros(4, 4)
+        code = Code.MODEL_UNSUPPORTED
+    elif change == "another shape":
+        tensors["double_blocks.0.img_attn.qkv.weight"] = torch.zeros(7, 3)
+    else:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("double_blocks.")}
+        code = Code.MODEL_UNSUPPORTED
+    save_file(tensors, path)
+    with pytest.raises(WireError) as caught:
+        load_model(path, "flux1", parts=parts)
+    assert caught.value.code is code and caught.value.message.endswith(".") and "odd.safetensors" in str(caught.value)

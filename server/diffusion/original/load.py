@@ -67,6 +67,8 @@ class _Original:
         job, family = self.job, self.job.family
         with ExitStack() as stack:
             for path in (job.path, *job.parts.values()):
+                if not path.exists():
+                    raise _gone(path)
                 if path not in self.files:
                     self.files[path] = stack.enter_context(TensorFiles([path]))
                     self.shapes[path] = self.files[path].shapes()
@@ -159,6 +161,10 @@ class _Original:
             "_class_name": "FlowMatchEulerDiscreteScheduler",
             **(_FEW_STEPS if few else _SCHEDULES[self.job.family]),
         }
+
+
+def _gone(path: Path) -> WireError:
+    return WireError(Code.MODEL_MISSING, f"The model file {path.name} is no longer there.", "Rescan the models.")
 
 
 class _sentences:
