@@ -288,9 +288,11 @@ class LiveSession:
                 return table.step(index, prediction, latents, draws)
 
             # What control layers keep may be let go of: a captured graph would read what is no longer there.
-            return Steps(step, table.start, table.total, original, capture=guides is None)
+            return Steps(step, table.start, table.total, original, capture=guides is None and not moves)
 
-        same = (id(condition), id(table), id(noise), id(traced), id(guides), task.guidance, task.wrap)
+        # Nor may weights be moved (lower rungs of the memory ladder): the hooks that do it are on the denoiser.
+        moves = bool(self._model.denoiser._forward_pre_hooks)
+        same = (id(condition), id(table), id(noise), id(traced), id(guides), task.guidance, task.wrap, moves)
         steps = self._steps.get((same, original.shape), make)
         self._running = (steps, traced) if guides is None else None
         with guides or nullcontext():

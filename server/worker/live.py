@@ -26,12 +26,12 @@ from krita_sd.wire.values import or_default
 
 from . import masks, pixels
 from .controls import Layer, PartCache, control_layers
-from .device import all_cores_but_one
+from .device import all_cores_but_one, is_out_of_memory
 from .models import ModelCache
 from .prepare import inversions_of, loras_of
 
 if TYPE_CHECKING:
-    from server.diffusion.live import LiveSession, Wish
+    from server.diffusion.live import LiveFrame, LiveSession, Wish
     from server.diffusion.live_canvas import DeviceCanvas
     from server.diffusion.live_guides import LiveControl
 
@@ -184,15 +184,20 @@ class LiveDesk:
         room.canvas.patch(tiles)
         tiles.clear()
         patched = time.monotonic()
-        session = self._session(room, model, path, models)
+        self._session(room, model, path, models)
         wish = self._wish(room, order, path, parts)
         self.park(keep=room)
 
         def superseded(done: float) -> bool:
             return room.stopped or (room.request is not None and done < 0.5 and not room.patient)
 
-        with all_cores_but_one():
-            frame = session.render(wish, room.canvas, superseded, bool(order.get("fit")))
+        def render() -> tuple[LiveSession, LiveFrame | None]:
+            assert room.canvas is not None
+            session = self._session(room, model, path, models)
+            with all_cores_but_one():
+                return session, session.render(wish, room.canvas, superseded, bool(order.get("fit")))
+
+        session, frame = self._on_some_rung(room, path, models, render)
         room.patient = frame is None
         if frame is None or room.stopped:
             return
@@ -204,6 +209,21 @@ class LiveDesk:
         data = {"live": room.number, "generation": order["generation"], "ms": rounded, "counts": counts}
         data |= {"box": list(frame.box), "opaque": frame.opaque}
         emit("live", frame.data, **data, steps=frame.steps, **described)
+
+    def _on_some_rung(
+        self, room: _Room, path: Path, models: ModelCache, render: Callable[[], tuple[LiveSession, LiveFrame | None]]
+    ) -> tuple[LiveSession, LiveFrame | None]:
+        """The frame; once more per rung of the memory ladder when memory runs out, with nothing kept of before."""
+        while True:
+            try:
+                return render()
+            except Exception as error:  # every device has its own type for it; all else goes on
+                if not is_out_of_memory(error) or not models.can_step_down(path):
+                    raise
+            # Outside the handler: its traceback holds what must be freed first.
+            self.park()
+            room.session = None
+            models.step_down(path)
 
     @staticmethod
     def _tell(room: _Room, request: _Request, emit: Emit, state: str, **more: Any) -> None:

@@ -15,10 +15,13 @@ import pytest
 import torch
 
 from krita_sd.wire.client import Answered, ModelsListed
+from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.queries import Estimate, FreeMemory, MemoryEstimate
 from krita_sd.wire.recipe import Recipe
 from server.library.memory import Load, peak, weights_of
+from server.worker.controls import PartCache
 from server.worker.job import Execution
+from server.worker.live import LiveDesk
 from server.worker.models import ModelCache
 from tests.server.harness import Painter, tiny
 from tests.server.test_passes import Free
@@ -180,6 +183,39 @@ def test_a_model_that_the_device_cannot_hold_is_loaded_beside_it(folder: Path, m
     assert residency.rung == "model" and not residency.here
     monkeypatch.setattr(module, "free_memory", lambda device: 2**40)
     assert worker.run() == expected and residency.rung == "full" and not worker.told
+
+
+def test_live_goes_on_when_memory_runs_out(folder: Path) -> None:
+    worker = Worker(folder)
+    pictures: list[bytes] = []
+    states: list[str] = []
+
+    def emit(kind: str, payload: bytes = b"", **data: Any) -> None:
+        if kind == "live":
+            pictures.append(payload)
+        else:
+            states.append(data["state"])
+
+    def frame(times: int) -> None:
+        recipe = Recipe(prompt="a boat", width=64, height=64, steps=2, seed=3, strength=0.5, kind="img2img")
+        worker.fail("step", times)
+        desk = LiveDesk(lambda: None)
+        patch = {"do": "live_patch", "live": 1, "whole": True, "width": 64, "height": 64, "tiles": [[0, 1]]}
+        desk.order(patch, bytes(range(256)) * 64)
+        order = {"do": "live", "live": 1, "generation": 1, "blobs": [], "recipe": recipe.to_json()}
+        order |= {"words": {"prompt": "a boat", "negative": ""}}
+        order |= {"model": {"id": "tiny", "path": str(folder), "family": "sd1", "loras": {}, "prompt_loras": []}}
+        desk.order(order, b"")
+        desk.run(worker.models, PartCache("cpu"), emit, lambda error: WireError(Code.OUT_OF_MEMORY, str(error)))
+
+    frame(0)
+    frame(1)
+    assert len(pictures) == 2 and pictures[0] == pictures[1] and "failed" not in states
+    assert worker.models._held[str(folder)].residency.rung == "tiled"
+    frame(1)  # at the foot of the ladder
+    assert len(pictures) == 2 and states[-1] == "failed"
+    frame(0)
+    assert len(pictures) == 3
 
 
 async def answer_to(painter: Painter, message: Estimate) -> MemoryEstimate:
