@@ -63,7 +63,7 @@ class DownloadsPage(QtWidgets.QWidget):
         self.discard = buttons.push("downloads_discard", tr("Throw away"), tip, lambda: self._do("discard"))
         back = tr("Back to the models")
         self.back = buttons.push("downloads_back", tr("Models"), back, lambda: self.page_wanted.emit("models"))
-        row.addWidget(self.go, 1)
+        column.addWidget(self.go)
         for button in (self.stop, self.discard, self.back):
             row.addWidget(button)
         column.addLayout(row)

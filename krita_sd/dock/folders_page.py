@@ -53,20 +53,21 @@ class FoldersPage(QtWidgets.QWidget):
         self.path.returnPressed.connect(self._add)
         self.browse = buttons.push("folders_browse", tr("Browse ..."), tr("Choose a folder"), self._browse)
         self.add = buttons.push("folders_add", tr("Add"), tip, self._add)
+        self.path.setMinimumWidth(60)
         row.addWidget(self.path, 1)
         row.addWidget(self.browse)
-        row.addWidget(self.add)
         column.addLayout(row)
-        row = QtWidgets.QHBoxLayout()
         tip = tr("Look there no more; nothing in the folder is touched")
         self.drop = buttons.push("folders_drop", tr("Take out"), tip, self._drop)
         self.open = buttons.push("folders_open", tr("Open"), tr("Show it in the file manager"), self._open)
         self.again = buttons.push("folders_rescan", tr("Look again"), tr("Scan the folders again"), actions.rescan)
         back = tr("Back to the models")
         self.back = buttons.push("folders_back", tr("Models"), back, lambda: self.page_wanted.emit("models"))
-        for button in (self.drop, self.open, self.again, self.back):
-            row.addWidget(button)
-        column.addLayout(row)
+        for buttons_of_row in ((self.add, self.drop, self.open), (self.again, self.back)):
+            row = QtWidgets.QHBoxLayout()
+            for button in buttons_of_row:
+                row.addWidget(button)
+            column.addLayout(row)
 
     def show_view(self, view: View, settings: Settings) -> None:
         """Draw."""

@@ -14,6 +14,8 @@ from krita_sd.qt import Qt, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
 
+_NARROW = 44  # points
+
 
 class Panel(QtWidgets.QWidget):
     """`actions` is `krita_sd.actions.Actions` or stands for it. `show_view` is called by whoever owns the panel when
@@ -52,6 +54,7 @@ class Panel(QtWidgets.QWidget):
         outer.addWidget(self.status)
         self._body = body
         self._calm_wheel()
+        self._narrow()
         self._drop = RecipeDrop(self, actions.restore_file)
 
     @property
@@ -128,6 +131,12 @@ class Panel(QtWidgets.QWidget):
                 if not isinstance(widget, QtWidgets.QScrollBar):
                     widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
                     widget.installEventFilter(self._wheel)
+
+    def _narrow(self) -> None:
+        """Texts may be cut where the docker is narrow: one long translation must not push a page out of reach."""
+        for kind in (QtWidgets.QPushButton, QtWidgets.QCheckBox, QtWidgets.QComboBox):
+            for widget in self.findChildren(kind):
+                widget.setMinimumWidth(widget.minimumWidth() or _NARROW)
 
     def showEvent(self, event: Any) -> None:  # noqa: N802
         super().showEvent(event)

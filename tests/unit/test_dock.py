@@ -307,6 +307,16 @@ def pages(panel: Any, actions: Recorder, press: Any) -> dict[str, Any]:
     focused = panel.focusWidget().objectName()
     press.keyClick(panel.focusWidget(), Qt.Key.Key_Escape)
     out["page left"] = [focused, panel.page, actions.take()]
+    panel.resize(1, 700)  # it becomes as narrow as its header lets it be
+    out["too wide"] = {}
+    for row, name in enumerate(["", *panel.pages]):
+        panel._stack.setCurrentIndex(row)
+        for workspace in panel.workspaces if not name else ("",):
+            for other, widget in panel.workspaces.items():
+                widget.setVisible(other == workspace)
+            QtWidgets.QApplication.processEvents()
+            area = panel._stack.currentWidget()
+            out["too wide"][name or workspace] = area.widget().width() - area.viewport().width()
     return out
 
 
@@ -423,6 +433,11 @@ def test_every_field_has_one_name_for_tests_and_one_for_screen_readers(seen: dic
 
 def test_text_is_never_markup_and_an_unusable_model_cannot_be_chosen(seen: dict[str, Any]) -> None:
     assert seen["plain"] is True and seen["bad model"] is False
+
+
+def test_no_page_is_wider_than_the_narrowest_docker(seen: dict[str, Any]) -> None:
+    """There is no horizontal scroll bar: what is too wide is out of reach."""
+    assert {name: width for name, width in seen["too wide"].items() if width > 0} == {}
 
 
 def test_a_word_is_weighed_and_coloured_also_behind_an_emoji(seen: dict[str, Any]) -> None:
