@@ -41,7 +41,7 @@ class Chooser(QtWidgets.QComboBox):
                 if problem and self._strict:
                     self.model().item(row).setEnabled(False)
                 elif problem:
-                    self.model().item(row).setForeground(self.palette().brush(self.palette().ColorRole.Mid))
+                    self.model().item(row).setForeground(self.palette().brush(self.palette().ColorRole.PlaceholderText))
         row = -1 if selected is None else self.findData(selected)
         if row != self.currentIndex():
             self.setCurrentIndex(row)
