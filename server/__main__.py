@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command line: `python -m server`, `python -m server generate`, `python -m server models`.
+"""The command line: `python -m server`, and `python -m server` with generate, models or download.
 
 Exit status: 0 done, 1 failed, 2 bad arguments, 130 cancelled. Errors are one sentence on stderr.
 """
@@ -76,7 +76,14 @@ def _models(parsed: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"serve": _serve, "generate": _generate, "models": _models}
+def _download(parsed: argparse.Namespace) -> int:
+    from .cli.download import download
+
+    download(parsed, _say)
+    return 0
+
+
+_COMMANDS = {"serve": _serve, "generate": _generate, "models": _models, "download": _download}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -24,6 +24,7 @@ from krita_sd.wire.limits import (
 from krita_sd.wire.places import state_dir
 from krita_sd.wire.recipe import CONTROL_MAPS, CONTROLS, SAMPLERS
 from krita_sd.wire.version import VERSION
+from server.library.offers import OFFERS
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICES = ("auto", "cuda", "xpu", "mps", "cpu")
@@ -42,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """`command` is "serve", "generate" or "models"."""
+    """`command` is "serve", "generate", "models" or "download"."""
     if arguments and arguments[0] in _COMMANDS:
         name, rest = arguments[0], arguments[1:]
     elif arguments and not arguments[0].startswith("-"):
@@ -61,7 +62,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _serve() -> tuple[Parser, Check]:
     parser = Parser(
         prog="python -m server",
-        description="Serve diffusion models to Krita. Other commands: generate, models.",
+        description="Serve diffusion models to Krita. Other commands: generate, models, download.",
     )
     parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
@@ -80,6 +81,16 @@ def _models() -> tuple[Parser, Check]:
     parser = Parser(prog="python -m server models", description="List the models that are found.")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--models", type=Path, action="append", metavar="DIR", help="folder of models (repeatable)")
+    return parser, _check_folders
+
+
+def _download() -> tuple[Parser, Check]:
+    parser = Parser(
+        prog="python -m server download",
+        description="Fetch a model from the Hugging Face hub; without an id, list them.",
+    )
+    parser.add_argument("id", nargs="?", choices=[offer.id for offer in OFFERS], metavar="ID", help="which one")
+    parser.add_argument("--models", type=Path, action="append", metavar="DIR", help="folder that it goes to")
     return parser, _check_folders
 
 
@@ -136,7 +147,7 @@ def machine_arguments(parsed: argparse.Namespace) -> list[str]:
     return ["--device", parsed.device, "--dtype", parsed.dtype, "--leave-free", str(parsed.leave_free)]
 
 
-_COMMANDS = {"serve": _serve, "generate": _generate, "models": _models}
+_COMMANDS = {"serve": _serve, "generate": _generate, "models": _models, "download": _download}
 
 
 def _check_folders(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:

@@ -349,5 +349,6 @@ def test_nothing_is_asked_of_anybody_without_a_download() -> None:
         and ("hub_http" in (text := path.read_text("utf-8")) or "import requests" in text)
     }
     assert using == {
-        "library/hub_http.py", "library/download_plan.py", "library/download.py", "front/downloads.py"
+        "library/hub_http.py", "library/download_plan.py", "library/download.py", "front/downloads.py",
+        "cli/download.py",
     }  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from krita_sd.wire.client import Answered, ModelsListed, Refused
 from krita_sd.wire.errors import Code
 from krita_sd.wire.queries import Download, Downloads
-from tests.server.harness import Painter, ServerProcess, running
+from tests.server.harness import Painter, ServerProcess, run_cli, running
 from tests.server.hub import FakeHub, serving
 from tests.tiny import make_file
 
@@ -104,3 +104,16 @@ async def test_what_cannot_be_fetched_says_why_and_can_be_thrown_away(tmp_path: 
             do(painter, "discard")
             assert (await until(painter, "offered"))["problem"] == ""
     assert not (tmp_path / "models" / ".downloads" / OFFER).exists()
+
+
+def test_the_command_line_lists_and_fetches(tmp_path: Path, hub: FakeHub) -> None:
+    listed = run_cli("download")
+    assert listed.returncode == 0 and OFFER in listed.stdout and hub.requests == []
+    environ = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": ""}
+    done = run_cli("download", OFFER, "--models", tmp_path, **environ)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"done: {tmp_path / OFFER}", done.stderr
+    assert (tmp_path / OFFER / FILE).is_file()
+    again = run_cli("download", OFFER, "--models", tmp_path, **environ)
+    assert again.returncode == 2 and again.stderr.startswith("There is already a folder")
+    offline = run_cli("download", OFFER, "--models", tmp_path, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 1 and len(offline.stderr.splitlines()) == 1
