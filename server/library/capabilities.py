@@ -8,6 +8,7 @@ from typing import Any
 
 from krita_sd.wire.recipe import SAMPLERS
 
+from .companions import ROLES, SAYS
 from .family import TITLES
 from .preprocessors import NEEDED
 
@@ -135,6 +136,10 @@ def models_page() -> str:
     lines += ["", "Control maps out of a picture, by trained models of the painter's (folders with `config.json` and"]
     lines += ["`model.safetensors`, anywhere in a model folder); all other maps need none:", ""]
     lines += [f"- {type}: {needed}" for needed, type in made]
+    lines += ["", "What single files need, inside or as files of their own in any model folder:", ""]
+    for family, roles in ROLES.items():
+        optional = " T5 may be absent." if family == "sd3" else ""
+        lines.append(f"- {TITLES[family]}: {'; '.join(SAYS[role] for role in roles)}.{optional}")
     lines += ["", f"All samplers: {', '.join(SAMPLERS)}.", ""]
     return "\n".join(lines)
 

@@ -31,6 +31,16 @@ SAYS = {
 """What each role is called, with the file that people usually have."""
 
 
+ROLES = {
+    "sd3": ("clip_l", "clip_g", "t5", "vae:sd3"),
+    "flux1": ("clip_l", "t5", "vae:flux1"),
+    "chroma": ("t5", "vae:flux1"),
+    "z-image": ("qwen3", "vae:flux1"),
+    "qwen-image": ("qwen2.5-vl", "vae:qwen-image"),
+}
+"""The roles that `needs` asks for, by family."""
+
+
 @dataclass(frozen=True)
 class Need:
     """A part that a transformer runs with. width: of its words, 0 when any fits. optional: runs without, too."""

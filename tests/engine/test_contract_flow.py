@@ -173,6 +173,7 @@ def test_soft_masks_keep_what_is_not_selected(name: str, flow_model: Models) -> 
         ("sd3", "transformer_blocks.0.attn.to_k"),
         ("chroma", "transformer_blocks.0.attn.to_q"),
         ("z-image", "layers.0.attention.to_q"),
+        ("qwen-image", "transformer_blocks.1.attn.add_v_proj"),
     ],
 )
 def test_loras_equal_weights_added_by_hand(name: str, layer: str, flow_model: Models, tmp_path: Path) -> None:

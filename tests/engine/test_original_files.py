@@ -20,6 +20,9 @@ from server.diffusion import Task, generate, load_model
 from server.diffusion.original import load
 from server.front.resolve import Resolver
 from server.library import Library
+from server.library.companions import missing
+from server.library.family import detect
+from server.library.header import read_header
 from server.library.memory import weights_of
 from server.worker.models import ModelCache
 from tests.engine.conftest import hard_mask, picture
@@ -82,6 +85,9 @@ def task_of(kind: str) -> Task:
 def test_everything_in_one_file(kind: str, made: Callable[[str], Made], tmp_path: Path) -> None:
     whole = made(kind)
     path = make_single(tmp_path / "all.safetensors", whole.folder, whole.model, whole.family)
+    found, shapes = detect(read_header(path)), read_header(path).shapes
+    assert (found.kind, found.family, found.inpainting) == ("checkpoint", whole.family, kind == "flux1-fill")
+    assert [need.role for need in missing(shapes, whole.family)] == (["t5"] if "without" in kind else [])
     single = load_model(path, whole.family)
     assert np.array_equal(generate(single, task_of(kind)).image, generate(whole.model, task_of(kind)).image)
 

@@ -12,6 +12,7 @@ import pytest
 
 from krita_sd.wire.errors import Code, WireError
 from server.library import Library
+from server.library.companions import ROLES as NEEDED
 from server.library.companions import encoder_role, found_inside, missing
 from tests.server.test_library import pack, tensor
 
@@ -106,6 +107,7 @@ def under(prefix: str, shapes: Shapes) -> Shapes:
     ],
 )
 def test_what_a_bare_transformer_lacks(family: str, shapes: Shapes, wanted: list[str]) -> None:
+    assert NEEDED[family] == tuple(wanted)
     for prefix in ("", "diffusion_model.", LDM):
         assert [need.role for need in missing(under(prefix, shapes), family)] == wanted
 
