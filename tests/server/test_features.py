@@ -14,16 +14,18 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from krita_sd.geometry import Extent
+from krita_sd.geometry import NATIVE, Extent, plan_render
 from krita_sd.wire.errors import Code
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.recipe import Control, Recipe
-from server.worker.controls import map_of
+from server.worker.controls import PartCache, control_layers, map_of
 from server.worker.upscale import sizes
 from tests.engine import test_inversions as words
 from tests.engine import test_lora_forms as forms
 from tests.engine.conftest import picture
 from tests.engine.test_control import make_net, original_net
+from tests.engine.test_learned_maps import saved, segmentation_model
+from tests.engine.test_reference import make_adapter
 from tests.engine.test_upscale import rrdb_file
 from tests.server.harness import Painter, ServerProcess, run_cli, running, tiny
 from tests.tiny import make_model, make_parts
@@ -31,8 +33,8 @@ from tests.tiny import make_model, make_parts
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model, a ControlNet for line art that fits it, an upscaler for twice the size, another autoencoder, a
-    textual inversion and a LoHa."""
+    """A tiny model, a ControlNet for line art and an IP-Adapter that fit it, an upscaler for twice the size, another
+    autoencoder, a textual inversion, a LoHa, and a model that finds segments."""
     from server.diffusion import load_model
 
     root = tmp_path_factory.mktemp("features")
@@ -44,6 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words.write(root / "more" / "moodboard.safetensors", "a1111", 3)
     shape = tuple(model.unet.get_submodule(forms.MATRIX).weight.shape)
     forms.save(root / "more" / "inky.safetensors", forms.MATRIX, forms.loha(shape)[0])
+    make_adapter(root / "adapters", model)
+    saved(segmentation_model(), root / "segments", 64)
     return root
 
 
@@ -144,6 +148,38 @@ async def test_a_control_map_is_a_picture(painter: Painter) -> None:
     assert np.array_equal(found[..., 2::-1], control_map(source, "canny")) and (found[..., 3] == 255).all()
     refused = await painter.ended(painter.submit(recipe.replace(map="pose"), (bgra(source),)))
     assert refused.last.error is not None and refused.last.error.code is Code.UNSUPPORTED and refused.last.error.hint
+
+
+async def test_a_trained_model_makes_the_maps_that_need_one(painter: Painter, folder: Path) -> None:
+    from server.diffusion.preprocess import control_map
+    from server.diffusion.preprocess.learned import load_preprocessor
+
+    source = picture(90, 70)
+    recipe = Recipe(kind="preprocess", map="segmentation", width=90, height=70, image=bgra(source).hash)
+    found = (await made(painter, recipe, bgra(source)))[0]
+    model = load_preprocessor(folder / "segments" / "model.safetensors")
+    assert np.array_equal(found[..., 2::-1], control_map(source, "segmentation", model))
+
+
+async def test_references_style_and_composition_are_looked_at_by_an_adapter(painter: Painter) -> None:
+    shown = bgra(picture(70, 90, seed=8))
+    plain = (await made(painter, tiny()))[0]
+    seen = []
+    for type in ("reference", "style", "composition"):
+        seen.append((await made(painter, tiny(controls=(Control(type, shown.hash),)), shown))[0])
+    assert len({item.tobytes() for item in (plain, *seen)}) == 4
+
+
+def test_a_model_that_looks_itself_needs_no_file() -> None:
+    """The picture of a reference layer reaches the engine as it is, whatever its size."""
+    shown = bgra(picture(70, 90, seed=8))
+    recipe = tiny(controls=(Control("reference", shown.hash, 0.5, 0.1, 0.9),))
+    settings = {"controls": [{"path": "", "kind": "own", "name": "an edit model"}]}
+    (layer,) = control_layers(recipe, settings, {shown.hash: shown}, PartCache("cpu"), lambda: False)
+    plan = plan_render(Extent(64, 64), NATIVE["sd1"])
+    rendered = layer.rendered(plan)
+    assert (rendered.model.kind, rendered.weight, rendered.start, rendered.end) == ("own", 0.5, 0.1, 0.9)
+    assert np.array_equal(rendered.image, picture(70, 90, seed=8))
 
 
 async def test_enlarging_is_exact_and_refines_in_pieces(painter: Painter) -> None:
