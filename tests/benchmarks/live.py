@@ -169,21 +169,25 @@ async def embedded_frames(rounds: int) -> list[Row]:
 
 
 async def selection(rounds: int) -> list[Row]:
-    """Row 11: a quarter of a large canvas selected; our crop at native size against the pipeline on all of it."""
+    """Row 11: a quarter of a large canvas selected; our crop at native size against the pipeline on all of it.
+
+    The target speaks of 2048 x 2048 px and a model of 512: here both are 3/8 of that, because the attention of the
+    other arm grows with the fourth power of the side and would run for minutes.
+    """
     from server.diffusion.live_wish import Selection
 
-    side, native = 2048, 512
+    side, native = 768, 192
     with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
         arms = Arms(model_folder(Path(folder) / "model", native), side)
         mask = np.zeros((side, side), np.uint8)
-        mask[512:1536, 512:1536] = 255
-        chosen = Selection("quarter", Bounds(512, 512, 1024, 1024), 32, 20, mask, mask)
+        mask[192:576, 192:576] = 255
+        chosen = Selection("quarter", Bounds(192, 192, 384, 384), 32, 20, mask, mask)
         arms.wish = type(arms.wish)(arms.wish.task, 0.5, chosen)
         seconds = await interleave(
             {"crop": lambda: timed(arms.live()), "pipe TAESD": lambda: timed(arms.naive(tiny=True))},
-            max(2, rounds // 2),
+            max(2, rounds // 3),
         )
-        return [times_faster("11 25 % of 2048^2: crop / full-canvas pipe()", seconds, "crop", "pipe TAESD", 6.0)]
+        return [times_faster("11 25 % of 768^2, native 192: crop / full pipe()", seconds, "crop", "pipe TAESD", 6.0)]
 
 
 def bytes_of_a_stroke() -> Row:

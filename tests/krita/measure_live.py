@@ -64,7 +64,7 @@ def measure(session: Session, given: argparse.Namespace, peer: Peer | None) -> d
         raise SystemExit("Live failed: " + session.eval("L.view.status"))
     first = time.monotonic() - begin
     session.wait("L._reader is None")
-    time.sleep(2)
+    time.sleep(5)  # the server traces the model after its first frame
     session.run("L.timeline.done.clear(); events = []; METER.start()")
     span = given.side * 0.6
     for number in range(given.strokes):
