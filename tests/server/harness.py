@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,9 +87,11 @@ def run_cli(*arguments: str | Path | int, **more: str) -> subprocess.CompletedPr
     )
 
 
-def launch(state: Path, *arguments: str | Path | int, **more: str) -> ServerProcess:
-    """Start a server and wait until it says where it listens."""
-    command = [sys.executable, "-m", "server", "--state", str(state), "--device", "cpu", *map(str, arguments)]
+def launch(
+    state: Path, *arguments: str | Path | int, program: Sequence[str] = ("-m", "server"), **more: str
+) -> ServerProcess:
+    """Start a server and wait until it says where it listens. program: what Python runs."""
+    command = [sys.executable, *program, "--state", str(state), "--device", "cpu", *map(str, arguments)]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**more)
     )
@@ -102,8 +104,10 @@ def launch(state: Path, *arguments: str | Path | int, **more: str) -> ServerProc
 
 
 @contextmanager
-def running(state: Path, *arguments: str | Path, **more: str) -> Iterator[ServerProcess]:
-    server = launch(state, *arguments, **more)
+def running(
+    state: Path, *arguments: str | Path, program: Sequence[str] = ("-m", "server"), **more: str
+) -> Iterator[ServerProcess]:
+    server = launch(state, *arguments, program=program, **more)
     try:
         yield server
     finally:
