@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,11 +86,20 @@ class TensorFiles:
         """Shape of every tensor, from the headers alone."""
         return {name: tuple(handle.get_slice(name).get_shape()) for name, (handle, _) in self._homes.items()}
 
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor on the CPU in its stored precision."""
+    def rows(self, name: str) -> int:
+        """How many rows a tensor has, from the header alone; 0 for a single number."""
+        shape = self._homes[name][0].get_slice(name).get_shape()
+        return int(shape[0]) if shape else 0
+
+    def read(self, name: str, rows: Sequence[tuple[int, int]] = ()) -> torch.Tensor:
+        """One tensor on the CPU in its stored precision, or some of its rows one behind the other."""
         handle, path = self._homes[name]
         try:
-            return handle.get_tensor(name)
+            if not rows:
+                return handle.get_tensor(name)
+            part = handle.get_slice(name)
+            pieces = [part[first:last] for first, last in rows]
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         except (SafetensorError, OSError, ValueError) as error:
             raise corrupt(path.name) from error
 
@@ -186,14 +195,11 @@ class Loader:
         return module.to(self.device).eval().requires_grad_(False)
 
     def _fetch(self, source: Source, shape: tuple[int, ...], part: str) -> torch.Tensor:
-        tensor = self.files.read(source.name)
+        tensor = self.files.read(source.name, source.rows)
         if tensor.dtype in (torch.uint8, torch.int8):
             raise unsupported(self.model_name, f"the weights of its {part} are packed in a form that is not known here")
-        if (scale := self._scale(source.name, tensor)) is not None:
-            tensor = tensor.to(torch.float32) * scale
-        if source.rows:
-            pieces = [tensor[first:last] for first, last in source.rows]
-            tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        if (scale := self._scale(source)) is not None:
+            tensor = tensor.to(torch.float32) * scale.reshape(-1, *[1] * (tensor.ndim - 1))
         if source.transposed:
             tensor = tensor.T
         if tuple(tensor.shape) != shape:
@@ -207,16 +213,18 @@ class Loader:
         # A copy: a file that is replaced or truncated later must not change or crash a loaded model.
         return tensor.to(device=self.device, dtype=self.dtype, copy=True).contiguous()
 
-    def _scale(self, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
+    def _scale(self, source: Source) -> torch.Tensor | None:
         """What the numbers of an 8-bit weight are multiplied with: one for all, or one for each row; or None."""
-        base = name.removesuffix(".weight")
+        base = source.name.removesuffix(".weight")
         found = next((f"{base}{end}" for end in SCALES if f"{base}{end}" in self.files), None)
-        if found is None or base == name:
+        if found is None or base == source.name:
             return None
-        scale = self.files.read(found)
-        if scale.numel() not in (1, len(tensor)) or not scale.is_floating_point():
+        scale = self.files.read(found).to(torch.float32).flatten()
+        if len(scale) not in (1, self.files.rows(source.name)):
             raise unsupported(self.model_name, "its weights are scaled in blocks, which is not known here")
-        return scale.to(torch.float32).reshape(-1, *[1] * (tensor.ndim - 1))
+        if len(scale) == 1 or not source.rows:
+            return scale
+        return torch.cat([scale[first:last] for first, last in source.rows])
 
 
 def empty_module(make: Callable[[], Any]) -> Any:
