@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion import Task, generate, load_model, schedules
@@ -279,6 +281,31 @@ def test_equals_the_diffusers_pipeline(name: str, kind: str, looking_model: Mode
     for label, other in others.items():
         found = tokens(model, run(model, other)[1])
         assert not torch.allclose(found, wanted, atol=1e-5), f"does not notice: {label}"
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("klein", "single_transformer_blocks.0.attn.to_qkv_mlp_proj"),
+        ("kontext", "single_transformer_blocks.0.attn.to_q"),
+        ("edit", "transformer_blocks.0.attn.to_q"),
+    ],
+)
+def test_loras_equal_weights_added_by_hand(name: str, layer: str, looking_model: Models, tmp_path: Path) -> None:
+    model, task = looking_model(name), task_of("reference")
+    plain = run(model, task)[1]
+    module, generator = model.transformer.get_submodule(layer), torch.Generator().manual_seed(3)
+    down = torch.randn(4, module.in_features, generator=generator) * 0.5
+    up = torch.randn(module.out_features, 4, generator=generator) * 0.5
+    path = tmp_path / "style.safetensors"
+    save_file({f"transformer.{layer}.lora_A.weight": down, f"transformer.{layer}.lora_B.weight": up}, path)
+    changed = run(model, replace(task, loras=((path, 0.5),)))[1]
+    before = module.weight.detach().clone()
+    module.weight.copy_(before + 0.5 * (up @ down))
+    wanted = run(model, task)[1]
+    module.weight.copy_(before)
+    assert torch.equal(changed, wanted) and not torch.allclose(changed, plain, atol=1e-4)
+    assert torch.equal(run(model, task)[1], plain)
 
 
 @pytest.mark.parametrize("name", ["klein", "kontext", "edit"])
