@@ -38,6 +38,7 @@ class Collection(Part):
         self._rescan = rescan
         self._chosen: tuple[Path, ...] = ()
         self._reports: dict[str, dict[str, Any]] = {}
+        self._listed = False
 
     def started(self) -> None:
         self.core.link.run(self._read)
@@ -47,6 +48,8 @@ class Collection(Part):
             told = event.welcome.features.get("model_folders")
             self._take_reports(told if isinstance(told, list) else [])
             self.offers = ()
+            if self._listed:
+                self.list_downloads()  # the page was opened before this connection
         elif isinstance(event, client.ModelsListed) and event.folders:
             self._take_reports(event.folders)
         elif isinstance(event, client.Answered) and isinstance(event.message, Downloads):
@@ -134,6 +137,7 @@ class Collection(Part):
     @guarded
     def list_downloads(self) -> None:
         """Ask the server what it offers; it asks nobody for that."""
+        self._listed = True
         self.core.start()
         if self.can_download:
             self.core.link.ask(Download("list"))
