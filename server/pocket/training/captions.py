@@ -31,7 +31,8 @@ CLOSE_UPS = {
     "rainbow": ("sunny", "overcast"),
 }
 """What fills a picture of kind "sky", and under which skies. Kinds "sky" and "detail" (a landscape that always has
-something in it) are for the UNet alone: tokenizer and text encoder are made from KINDS."""
+something in it) are for the UNet alone: tokenizer and text encoder are made from KINDS. Kind "sun" is a sky with a huge
+one."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def propose(rng: np.random.Generator, kind: str) -> Scene:
     if kind == "detail":
         return detailed(rng)
     detail = int(rng.integers(2**31))
+    if kind == "sun":
+        return Scene("sky", sky="sunny", extras=("sun",), size="huge", detail=detail)
     if kind == "sky":
         subject = pick(rng, CLOSE_UPS)
         return Scene(kind, sky=pick(rng, CLOSE_UPS[subject]), extras=(subject,), detail=detail)

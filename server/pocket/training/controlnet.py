@@ -26,7 +26,7 @@ from .runs import Progress, Run, generator_at, layout, lighter
 from .styles import edges
 from .unet import Schedule, stratified
 
-BATCH = 24
+BATCH = 12
 CONDITIONING = (8, 16, 32, 64)
 CAPTION_DROPOUT = 0.5
 """More than the UNet's: without words the lines have to speak."""

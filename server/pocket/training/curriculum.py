@@ -33,6 +33,7 @@ SETS: dict[str, PictureSet] = {
     "multi256": PictureSet(Recipe(MULTI), 1800, 256, 256),
     "styled256": PictureSet(Recipe(STYLED, styled=1.0), 1600, 256, 256),
     "sky256": PictureSet(Recipe({"sky": 1}), 480, 256, 256),
+    "sun256": PictureSet(Recipe({"sun": 1}), 160, 256, 256),
     "detail256": PictureSet(Recipe({"detail": 1}), 1600, 256, 256),
     "sepia": PictureSet(Recipe({"shape": 1, "thing": 1, "landscape": 2}, look="sepia"), 480, 256, 256),
     "wide": PictureSet(Recipe(ALL, styled=0.2), 320, 320, 192),
@@ -40,7 +41,7 @@ SETS: dict[str, PictureSet] = {
 }
 ORDER = {name: i for i, name in enumerate(("shape", "thing", "multi", "land"))}
 ORDER |= {name: 10 + i for i, name in enumerate(("shape256", "thing256", "land256", "multi256", "styled256"))}
-ORDER |= {"wide": 15, "tall": 16, "sepia": 17, "sky256": 18, "detail256": 19}
+ORDER |= {"wide": 15, "tall": 16, "sepia": 17, "sky256": 18, "detail256": 19, "sun256": 20}
 """Which random numbers a set draws from."""
 
 
@@ -108,14 +109,17 @@ STAGES: dict[str, Stage] = {
         falling=0.95,
         decay=0.985,
     ),
+    "sun": Stage((({**CLEAR, "sky256": 0.02, "sun256": 0.16}, 1, 64),), 100, 1e-3, falling=0.9, decay=0.97),
 }
 """The first learns shapes at 192 px, the next two things and landscapes, the fourth all that at 256 px and in other
 formats, with positions, counts, two objects and styles. At its high rate landscapes are learned and shapes forgotten:
 the next two bring these back at lower rates, the second time with hardly anything but single objects and places.
 The seventh is for what is in landscapes, close-ups of sun, moon, stars, clouds and rainbow (so that bare words mean
-something in a negative prompt), two objects, numbers and styles; the last makes shapes clear again."""
+something in a negative prompt), two objects, numbers and styles; "polish"
+makes shapes clear again; "sun" makes the bare word mean so large a sun that, as a negative prompt, it takes small ones
+away."""
 
-SHIPPED = "polish"
+SHIPPED = "sun"
 """The stage whose weights are in server/pocket, and on which adapters and ControlNet are trained."""
 
 
@@ -147,5 +151,5 @@ def shorten(share: float) -> None:
 
 FEW_STEP = {"shape256": 0.35, "thing256": 0.25, "land256": 0.3, "multi256": 0.1}
 CONTROL = ("shape256", "thing256", "land256", "detail256", "multi256")
-STEPS = {"text": 700, "vae": 720, "sharpen": 500, "tiny": 400, "lora": 90, "few_step": 120, "controlnet": 600}
+STEPS = {"text": 700, "vae": 720, "sharpen": 500, "tiny": 400, "lora": 90, "few_step": 120, "controlnet": 450}
 """Of the parts that are no stages of the UNet."""

@@ -111,13 +111,14 @@ def draw_stars(place: Place, count: int, low: float) -> None:
         place.brush(x, y, 0.0125).disc(0, 0, 1, (250, 246, 220))
 
 
-def draw_close_up(sheet: Sheet, sky: str, extra: str, rng: np.random.Generator) -> None:
-    """Nothing but sky and one thing in it, large (stars and clouds: many)."""
+def draw_close_up(sheet: Sheet, sky: str, extra: str, rng: np.random.Generator, huge: bool = False) -> None:
+    """Nothing but sky and one thing in it, large (stars and clouds: many); a `huge` sun fills the upper half."""
     place = Place(sheet, "", sky, rng)
     place.horizon = 1.0
     draw_sky(place)
     if extra in ("sun", "moon"):
-        b = place.brush(rng.uniform(0.3, 0.7), rng.uniform(0.25, 0.55), rng.uniform(0.2, 0.38))
+        y, radius = (rng.uniform(0.2, 0.36), rng.uniform(0.4, 0.54)) if huge else (rng.uniform(0.25, 0.55), 0.0)
+        b = place.brush(rng.uniform(0.3, 0.7), y, radius or rng.uniform(0.2, 0.38))
         b.disc(0, 0, 1, MOON if extra == "moon" else SUNS.get(sky, SUN))
     elif extra == "stars":
         draw_stars(place, 48, 0.98)

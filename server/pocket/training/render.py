@@ -23,7 +23,7 @@ def render(scene: Scene, width: int, height: int) -> Image.Image:
     background = COLOURS[scene.background]
     sheet = Sheet(width, height, background)
     if scene.kind == "sky":
-        draw_close_up(sheet, scene.sky, scene.extras[0], rng)
+        draw_close_up(sheet, scene.sky, scene.extras[0], rng, scene.size == "huge")
     if scene.terrain:
         draw_landscape(sheet, scene.terrain, scene.sky, scene.extras, rng)
     for item in scene.items:
