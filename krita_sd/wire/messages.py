@@ -290,7 +290,8 @@ class Progress(Message):
 class Result(Message):
     """A finished picture; its binary chunks (role "result", id = picture id) follow. Reliable: acknowledged by seq.
     `recipe` is fully resolved and has the seed of this image; its prompts are as they were typed. `partial`: stopped
-    early and kept. `reading`: how the prompts were read, {prompt, negative}, each as in `prompt_reading`."""
+    early and kept. `reading`: how the prompts were read, {prompt, negative}, each as in `prompt_reading`. `computed`:
+    how many of {prompts, canvases, maps} were read for it and not found among those kept from before."""
 
     type = "result"
     seq: int
@@ -303,6 +304,7 @@ class Result(Message):
     partial: bool = False
     ms: dict[str, Any] = field(default_factory=dict)
     reading: dict[str, Any] = field(default_factory=dict)
+    computed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, read: Fields) -> Result:
@@ -319,6 +321,7 @@ class Result(Message):
             read.flag("partial", False),
             read.object("ms", {}),
             read.object("reading", {}),
+            read.object("computed", {}),
         )
 
 

@@ -181,12 +181,14 @@ def _save_result(run: _Run, event: ResultReady) -> None:
         pixels = images.composited(run.request.base, pixels, run.request.region)
     out: Path = run.arguments.out
     file = out if run.arguments.count == 1 else out.with_name(f"{out.stem}-{result.index + 1}{out.suffix}")
-    more = {"steps_run": result.steps_run, "partial": result.partial}
+    more: dict[str, Any] = {"steps_run": result.steps_run, "partial": result.partial}
     images.write_png(file, pixels, images.texts_of(result.recipe, run.request.model_name, more))
     run.files.append(file)
     for phase, value in result.ms.items():
         run.phases[phase] = round(run.phases.get(phase, 0.0) + float(value), 3)
-    run.images.append({"file": str(file), "recipe": result.recipe.to_json(), "ms": result.ms, **more})
+    run.images.append(
+        {"file": str(file), "recipe": result.recipe.to_json(), "ms": result.ms, **more, "computed": result.computed}
+    )
 
 
 def _report(run: _Run) -> dict[str, Any]:

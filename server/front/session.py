@@ -146,6 +146,7 @@ class Session:
         seq = self._next_seq()
         body = {"type": Result.type, "seq": seq, "job": job, "index": index, "count": count, "picture": picture}
         body |= {key: data[key] for key in ("recipe", "steps_run", "partial", "ms", "reading")}
+        body["computed"] = data.get("computed", {})
         item = Item(seq, dump(body), picture["id"])
         self._hold(item, picture["bytes"])
         self._push(item)

@@ -69,6 +69,7 @@ class Execution:
             make, recipe = self._upscaling(order, recipe, pictures, control, emit, ms)
         else:
             make, recipe = self._painting(order, recipe, pictures, control, emit, ms)
+        before = self._computed(path)
         unit, image = self._image(path, make, emit)
         started = time.monotonic()
         picture = pixels.picture_of(image, unit.composite)
@@ -80,7 +81,19 @@ class Execution:
         }
         ms["packing"] = _since(started)
         data["ms"] = {phase: round(value, 3) for phase, value in ms.items()}
+        data["computed"] = {name: count - before[name] for name, count in self._computed(path).items()}
         return data, picture.data
+
+    def _computed(self, path: Path) -> dict[str, int]:
+        """How many prompts, canvases and control maps were computed so far, by the model and what helps it."""
+        layers = self._last[2] if self._last is not None else ()
+        kept = [getattr(model, "maps", None) for model in {id(layer.model): layer.model for layer in layers}.values()]
+        model = self._models.loaded(path)
+        return {
+            "prompts": model.embeddings.computed if model is not None else 0,
+            "canvases": model.canvases.computed if model is not None else 0,
+            "maps": sum(maps.computed for maps in kept if maps is not None),
+        }
 
     def _painting(
         self,

@@ -67,6 +67,11 @@ class ModelCache:
         held = self._held.get(str(path))
         return held is not None and held.stamp == _stamp(path, held.parts)
 
+    def loaded(self, path: Path) -> Any | None:
+        """The model at `path` if it is loaded; counts as no use of it."""
+        held = self._held.get(str(path))
+        return held.model if held is not None else None
+
     def get(
         self,
         path: Path,

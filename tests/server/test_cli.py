@@ -72,6 +72,7 @@ def test_a_picture_with_its_recipe_inside(shell: Shell) -> None:
     report = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
     assert report["files"] == [str(shell.folder / "out.png")] and report["steps_run"] == 3 and report["previews"] == 0
+    assert report["images"][0]["computed"]["prompts"] <= 1 and report["images"][0]["computed"]["maps"] == 0
     assert {"loading", "encoding", "sampling", "decoding"} <= set(report["phases"])
     image = Image.open(shell.folder / "out.png")
     assert isinstance(image, PngImagePlugin.PngImageFile)

@@ -69,7 +69,9 @@ class Worker:
         def emit(kind: str, payload: bytes = b"", **data: Any) -> None:
             self.events.append((kind, data))
 
-        return self.execution.run(order, {}, Free(), emit)[1]  # type: ignore[arg-type]
+        data, pixels = self.execution.run(order, {}, Free(), emit)  # type: ignore[arg-type]
+        self.computed: dict[str, int] = data["computed"]
+        return pixels
 
     @property
     def told(self) -> list[str]:
@@ -98,6 +100,14 @@ def test_at_the_foot_of_the_ladder_the_job_fails_and_the_next_one_works(folder: 
         worker.run()
     assert len(worker.told) == 1
     assert worker.run()
+
+
+def test_what_was_read_before_is_not_read_again_and_this_is_told(folder: Path) -> None:
+    worker = Worker(folder)
+    worker.run()
+    assert worker.computed == {"prompts": 2, "canvases": 0, "maps": 0}
+    worker.run()
+    assert worker.computed == {"prompts": 0, "canvases": 0, "maps": 0}
 
 
 def test_other_errors_are_not_taken_for_it(folder: Path) -> None:

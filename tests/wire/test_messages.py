@@ -63,7 +63,7 @@ FROM_SERVER = [
     State(3, "job", "sampling", 1, 4, 5, 20, {"encoding": 1.5}),
     State(4, "job", "failed", error=WireError(Code.NAN_OUTPUT, "It broke.", "Try again.", job="job", ref="r")),
     Progress("job", "sampling", 0, 1, 2, 20, 1.5),
-    Result(5, "job", 0, 1, {"id": "p", "format": "bgra8"}, RECIPE, 20, True, {"decoding": 2.0}),
+    Result(5, "job", 0, 1, {"id": "p", "format": "bgra8"}, RECIPE, 20, True, {"decoding": 2.0}, {}, {"prompts": 1}),
     Models(({"id": "pocket"},)),
     Missing(("f" * 32,)),
     LiveState("live", "failed", 3, "", WireError(Code.NAN_OUTPUT, "It broke.", "Try again.")),
