@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion import ldm
 from server.diffusion.sampling import Feature
@@ -59,7 +61,7 @@ def load_autoencoder(path: Path, like: Any) -> Any:
         wanted = module.state_dict()
         for prefix in _PREFIXES:
             stored = {modern_name(name.removeprefix(prefix)): name for name in shapes if name.startswith(prefix)}
-            for names in ({name: name for name in wanted}, _original_names(wanted, like.config)):
+            for names in ({name: name for name in wanted}, _original_names(wanted, stored, like.config)):
                 if names and all(name in stored for name in names.values()):
                     sources = {name: Source(stored[place]) for name, place in names.items()}
                     _check_sizes(path, shapes, wanted, sources)
@@ -67,10 +69,13 @@ def load_autoencoder(path: Path, like: Any) -> Any:
     raise _foreign(path)
 
 
-def _original_names(wanted: dict[str, Any], config: Any) -> dict[str, str]:
+def _original_names(wanted: dict[str, Any], stored: dict[str, str], config: Any) -> dict[str, str]:
     """diffusers name -> name in the original training code; none for autoencoders of another build."""
     if "block_out_channels" not in config:
-        return {}
+        if "encoder.conv1.weight" not in stored:
+            return {}
+        translated = convert_wan_vae_to_diffusers({name: name for name in stored})  # Qwen-Image's is the film model's
+        return {name: translated.get(name, name) for name in wanted}
     return {name: source.name.removeprefix(ldm.VAE) for name, source in ldm.vae_sources(wanted, config).items()}
 
 
