@@ -256,6 +256,10 @@ class Link:
             return
         if isinstance(event, client.Connected):
             self._repeat_wishes(event)
+            for job in event.welcome.jobs:  # of an earlier run of the plugin too
+                size = job.get("width"), job.get("height")
+                if isinstance(size[0], int) and isinstance(size[1], int):
+                    self._extents.setdefault(str(job.get("job")), (size[0], size[1]))
         elif isinstance(event, client.JobState) and client.is_over(event.state):
             self._forget(event.state.job)
         elif isinstance(event, client.JobLost):

@@ -44,7 +44,8 @@ class Queue(Part):
         self._results = results
         self._generating = generating
         self._path = core.folder / "jobs.json"
-        self._bound: dict[str, tuple[str, Bounds]] | None = None  # job -> (document, rectangle); None: not read yet
+        # job -> (document, rectangle, file of the document); None: not read yet
+        self._bound: dict[str, tuple[str, Bounds, str]] | None = None
         self._written: list[str] = []
 
     def items(self) -> list[QueueItem]:
@@ -98,7 +99,9 @@ class Queue(Part):
         """In the link's thread, before it connects."""
         try:
             data = json.loads(self._path.read_text(encoding="utf-8"))
-            self._bound = {str(job): (str(doc), Bounds(*map(int, box))) for job, (doc, box) in data.items()}
+            self._bound = {
+                str(job): (str(doc), Bounds(*map(int, box)), str(*file)) for job, (doc, box, *file) in data.items()
+            }
         except FileNotFoundError:
             self._bound = {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -121,8 +124,11 @@ class Queue(Part):
         if not lost:
             return
         opened = {host.document_id(doc): doc for doc in host.open_documents()}
+        # A document that was opened again has another id; its file is the same.
+        files = {str(doc.fileName()): document for document, doc in opened.items() if doc.fileName()}
         for job in lost:
-            document, bounds = (self._bound or {})[job.id]
+            document, bounds, file = (self._bound or {})[job.id]
+            document = document if document in opened else files.get(file, "")
             if document in opened and bounds.extent == job.bounds.extent:
                 self._results.stage.remember(document, opened[document])
                 self.core.feed(ev.Bound(job.id, document, bounds))
@@ -137,10 +143,15 @@ class Queue(Part):
             return
         self._written = names
         old = self._bound
-        told = {job.id: (job.document, job.bounds) for job in active if job.document}
+        told = {job.id: (job.document, job.bounds, self._file(job.id)) for job in active if job.document}
         told |= {job.id: old[job.id] for job in active if not job.document and job.id in old}
         self._bound = told
-        self.core.link.run(lambda: self._write({job: [doc, list(box)] for job, (doc, box) in told.items()}))
+        self.core.link.run(lambda: self._write({job: [doc, list(box), file] for job, (doc, box, file) in told.items()}))
+
+    def _file(self, job: str) -> str:
+        """Of the document of that job; "" when it has none."""
+        doc = self._results.stage.document_of(job)
+        return str(doc.fileName()) if doc is not None else ""
 
     def _write(self, data: dict[str, Any]) -> None:
         draft = self._path.with_suffix(".tmp")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -159,6 +160,7 @@ class Capture:
         self._undo: list[Callable[[], None]] = []
         self._picture: list[bytes] = []
         self._mask: list[bytes] | None = None
+        self._whole: tuple[bytes, bytes | None] = b"", None
 
     def start(self, done: Callable[[bytes, bytes | None], None], failed: Callable[[str], None]) -> None:
         """Begin. Exactly one of the two is called later, from the event loop, unless `cancel` comes first.
@@ -196,7 +198,7 @@ class Capture:
         if problem:
             self._failed(problem)
         else:
-            self._done(self._framed(self._picture, 4), self._framed(self._mask, 1) if self._mask is not None else None)
+            self._done(*self._whole)
 
     def _clean_up(self) -> None:
         while self._undo:
@@ -240,6 +242,15 @@ class Capture:
             for y, rows in self._bands():
                 self._mask.append(_checked(selection.pixels(b.x, y, b.width, rows), b.width * rows))
                 yield
+        # Not here: putting together a picture of 64 MB takes longer than a brush may wait.
+        thread = threading.Thread(target=self._put_together, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            yield
+
+    def _put_together(self) -> None:
+        mask = self._framed(self._mask, 1) if self._mask is not None else None
+        self._whole = self._framed(self._picture, 4), mask
 
     def _read_composite(self) -> Iterator[None]:
         doc, b = self._doc, self._inner

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,7 @@ mask: on top, opaque, with the picture's transparency as a mask that can be pain
 
 RETRY = 40  # milliseconds between two looks at a busy document
 PATIENCE = 3.0  # seconds: the transform tool keeps a document busy for as long as it is active
-_BAND = 1 << 20  # bytes that are split into colour and transparency in one turn
+_BAND = 1 << 20  # bytes that are split into colour and transparency at a time
 
 
 def can_mask(doc: Any) -> bool:
@@ -107,14 +108,12 @@ class Insertion(QtCore.QObject):
     def _run(self) -> Iterator[int]:
         picture, alpha = self._picture, b""
         if self._way == "mask":
-            colour, mask = bytearray(), bytearray()
-            for start in range(0, len(picture), _BAND):
-                part = bytearray(picture[start : start + _BAND])
-                mask += part[3::4]
-                part[3::4] = b"\xff" * (len(part) // 4)
-                colour += part
-                yield 0
-            picture, alpha = bytes(colour), bytes(mask)
+            apart: list[bytes] = []
+            thread = threading.Thread(target=lambda: apart.extend(_apart(picture)), daemon=True)
+            thread.start()
+            while thread.is_alive():
+                yield 1
+            picture, alpha = apart
         yield from self._wait()
         scratch = birthplace() if self._way == "mask" else None
         layer = Layer(self._doc, self._bounds, self._name, scratch)
@@ -162,3 +161,14 @@ class Insertion(QtCore.QObject):
         merged.setName(name)
         keep_active(self._doc, merged)
         return merged
+
+
+def _apart(picture: bytes) -> tuple[bytes, bytes]:
+    """(the picture made opaque, its transparency as grey8). Not in the GUI thread; never long with Python's lock."""
+    colours, alphas = [], []
+    for start in range(0, len(picture), _BAND):
+        part = bytearray(picture[start : start + _BAND])
+        alphas.append(bytes(part[3::4]))
+        part[3::4] = b"\xff" * (len(part) // 4)
+        colours.append(bytes(part))
+    return b"".join(colours), b"".join(alphas)

@@ -199,6 +199,14 @@ class Session:
         self.run("K.activeWindow().qwindow().showMaximized()")
         self.wait("K.activeWindow().qwindow().isMaximized() and K.activeWindow().qwindow().width() > 1200")
 
+    def restart(self) -> None:
+        """Kill Krita, as a crash does, and start it again in the same folders."""
+        assert self.krita is not None and self._socket is not None
+        stop(self.krita, signal.SIGKILL)
+        self._socket.close()
+        self._socket, self._buffer = None, b""
+        self._start_krita()
+
     def close(self) -> None:
         """Quit Krita as a user would, kill it if it hangs, then the window manager, X and the folders."""
         if self._socket is None:

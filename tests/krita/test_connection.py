@@ -104,6 +104,38 @@ def test_result_made_while_nobody_was_connected(session: Session, wire: Proxy, s
     applied_once(studio, before, blank)
 
 
+def test_krita_started_again_in_the_middle_of_a_job(session: Session) -> None:
+    """The job goes on at the server; its document, opened again, gets its previews, its result and its layer."""
+    studio = Studio(session)
+    studio.document(256, 192)
+    studio.connected()
+    path = str(session.work / "again.kra")
+    session.run(f"d = K.activeDocument(); d.setBatchmode(True); d.saveAs({path!r})")
+    session.wait("idle()")
+    session.run("A = __import__('krita_sd.plugin', fromlist=['x']).actions()")
+    session.run("A.change(count=9, previews='rgb'); A.change_params(steps=100)")
+    session.wait("A.settings.count == 9")
+    blank = studio.digest()
+    studio.generate()
+    studio.preview(blank)
+    session.wait("__import__('json').load(open(A.folder / 'jobs.json'))", 10, "what belongs where to be on the disk")
+    session.restart()
+    studio = Studio(session)
+    session.run(f"K.activeWindow().addView(K.openDocument({path!r}))")
+    session.wait("idle() and canvas_state() is not None")
+    session.run("A = __import__('krita_sd.plugin', fromlist=['x']).actions()")
+    session.wait("A.table.active and all(job.document for job in A.table.active)", 60, "the job to find its document")
+    studio.preview(blank)
+    session.screenshot("started-again")
+    studio.click("krita_sd_keep")
+    session.wait("A.table.results and not A.table.active", 60, "what there was")
+    studio.apply()
+    assert session.eval("K.activeDocument().fileName()") == path
+    assert len(studio.layer_names()) == 2 and studio.digest() != blank
+    session.run("A.change(count=1); A.change_params(steps=None)")
+    session.run("[A.discard() for _ in list(A.table.results)]")
+
+
 def pictures(state: Path) -> int:
     """How many pictures the server keeps on its disk: results that nobody has acknowledged (there are no inputs)."""
     return sum(path.is_file() for path in (state / "pictures").glob("*"))

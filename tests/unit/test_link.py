@@ -220,6 +220,23 @@ def test_only_the_newest_preview_waits_and_it_has_the_size_of_the_region(
     assert rig.link.take_preview("job") is None
 
 
+def test_previews_come_also_of_a_job_that_an_earlier_run_of_the_plugin_has_submitted(make: Any) -> None:
+    def respond(peer: Peer, connection: ServerConnection, message: Any) -> None:
+        if isinstance(message, m.Hello) and peer.jobs:
+            send_picture(connection, picture(4), "preview", "p", job="old", index=0, step=1, total_steps=2)
+
+    def scale(small: Picture, width: int, height: int) -> Picture:
+        return Picture("bgra8", width, height, small.data[:4] * width * height)
+
+    peer, rig = make(respond, scale=scale)
+    rig.wait(client.Connected)
+    peer.jobs = ({"job": "old", "state": "sampling", "width": 16, "height": 8},)
+    rig.link.reconnect()
+    assert rig.wait(PreviewWaiting).job == "old"
+    ready = rig.link.take_preview("old")
+    assert ready is not None and (ready.picture.width, ready.picture.height) == (16, 8)
+
+
 def test_no_preview_of_a_cancelled_job_waits(make: Any) -> None:
     go = threading.Event()
 
