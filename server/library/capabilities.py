@@ -89,6 +89,22 @@ CAPABILITIES: dict[str, Capabilities] = {
     ),
 }  # fmt: skip
 
+_OWN: dict[str, tuple[int, float]] = {
+    "sd3": (28, 5.0), "flux1": (28, 3.5), "flux1-kontext": (28, 2.5), "flux2": (28, 4.0), "chroma": (30, 5.0),
+    "z-image": (9, 1.0), "qwen-image": (30, 4.0), "qwen-image-edit": (30, 4.0),
+}  # fmt: skip
+"""Steps and guidance with which their authors show them; of Z-Image the turbo."""
+
+
+def defaults_of(family: str, few_steps: bool = False) -> dict[str, Any]:
+    """What a model of this family is run with when neither the painter nor its own settings say otherwise; {} where the
+    general defaults are right. few_steps: it was distilled (Flux 1 schnell, Klein)."""
+    if family not in _OWN:
+        return {}
+    steps, guidance = (4, 1.0) if few_steps else _OWN[family]
+    return {"steps": steps, "guidance": guidance, "sampler": FLOW_SAMPLERS[0]}
+
+
 FOLDERS = frozenset(CAPABILITIES)
 """Families of which diffusers folders load."""
 

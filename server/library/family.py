@@ -158,6 +158,14 @@ def detect_folder(folder: Path) -> Detected:
     return Detected("checkpoint", "sd2" if second else "sd1", channels if isinstance(channels, int) else 4)
 
 
+def is_distilled(folder: Path, family: str) -> bool:
+    """Whether a diffusers folder holds a model for a few steps without guidance: Flux 1 schnell, distilled Klein."""
+    if family == "flux1":
+        config = folder / "transformer" / "config.json"
+        return config.is_file() and read_json(config).get("guidance_embeds") is False
+    return family == "flux2" and read_json(folder / "model_index.json").get("is_distilled") is True
+
+
 def native_of(folder: Path, family: str, settings: dict[str, Any]) -> NativeRange:
     """The native sizes of a diffusers folder: what its settings (krita_sd.json) say, else its UNet's `sample_size`
     times the VAE's factor, half as much again for the largest, else the family's."""

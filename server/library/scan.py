@@ -21,7 +21,7 @@ from krita_sd.geometry import NATIVE, NativeRange
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.places import folder_id, read_folders
 
-from .capabilities import FILES, FOLDERS, LOOKING
+from .capabilities import FILES, FOLDERS, LOOKING, defaults_of
 from .companions import ENTRIES, Need, missing
 from .complete import completed
 from .family import (
@@ -29,6 +29,7 @@ from .family import (
     Detected,
     detect,
     detect_folder,
+    is_distilled,
     native_of,
     read_json,
 )
@@ -206,6 +207,7 @@ class Library:
             return known
         detected, settings, problem, code = UNKNOWN, {}, "", Code.MODEL_CORRUPT
         native = None
+        defaults: dict[str, Any] = {}
         name = title_of(path)
         try:
             detected = detect_folder(path)
@@ -214,6 +216,7 @@ class Library:
                 name = settings["name"] if isinstance(settings.get("name"), str) else name
             problem, code = unsupported(name, detected, FOLDERS) or unsafe_folder(path, detected.kind) or ("", code)
             if not problem:
+                defaults = defaults_of(detected.family, is_distilled(path, detected.family))
                 native = native_of(path, detected.family, settings) if detected.kind == "checkpoint" else None
                 for file in _weights(path):
                     read_header(file)
@@ -222,7 +225,7 @@ class Library:
         size = sum(file.stat().st_size for file in _weights(path))
         return ModelEntry(
             id or _id(path), name, path, detected.kind, detected.family, size, problem, code,
-            detected.inpainting, native, _defaults(settings), stamp,
+            detected.inpainting, native, {**defaults, **_defaults(settings)}, stamp,
         )  # fmt: skip
 
     def _file(self, path: Path, stamp: tuple[int, ...]) -> ModelEntry:
@@ -241,6 +244,7 @@ class Library:
         needs: tuple[Need, ...] = ()
         offers = ("", 0)
         maps: tuple[str, ...] = ()
+        defaults: dict[str, Any] = {}
         try:
             header = read_header(path)
             maps, refused = maps_of(path)
@@ -248,6 +252,9 @@ class Library:
             offers = offers_of(header, detected)
             inversion = inversion_of(header.shapes) if detected.kind == "embedding" else None
             problem, code = unsupported(path.name, detected, FILES, offers) or (refused, Code.MODEL_UNSUPPORTED)
+            if detected.kind == "checkpoint":
+                guided = any(name.endswith("guidance_in.in_layer.weight") for name in header.shapes)
+                defaults = defaults_of(detected.family, detected.family == "flux1" and not guided)
             if not problem and detected.kind == "checkpoint" and detected.family in ENTRIES:
                 try:
                     needs = tuple(missing(header.shapes, detected.family))
@@ -258,8 +265,8 @@ class Library:
             detected, problem, code = Detected("checkpoint"), error.message, error.code
         return ModelEntry(
             _id(path), _name(path), path, detected.kind, detected.family, size, problem, code,
-            detected.inpainting, NATIVE.get(detected.family) if detected.kind == "checkpoint" else None, {}, stamp,
-            inversion, needs, offers, maps=maps,
+            detected.inpainting, NATIVE.get(detected.family) if detected.kind == "checkpoint" else None, defaults,
+            stamp, inversion, needs, offers, maps=maps,
         )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from server.diffusion.families import kontext, qwen_edit
 from server.diffusion.families.flow import pack
 from server.diffusion.features.looks import OwnEyes, fitted
 from server.diffusion.task import ControlLayer
+from server.library import Library
 from tests.engine.conftest import picture, run
 from tests.engine.test_contract import off_by_one
 from tests.tiny_flow import make_flow_model
@@ -354,6 +355,20 @@ def test_kontext_takes_the_nearest_of_its_sizes(monkeypatch: pytest.MonkeyPatch,
     assert set(kontext.SIZES) == set(pipeline_flux_kontext.PREFERRED_KONTEXT_RESOLUTIONS)
     model = looking_model("kontext")
     assert model.reference_pixels(picture(300, 200)).shape[:2] == (832, 1248)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "guidance"), [("klein", 28, 4.0), ("klein-distilled", 4, 1.0), ("edit", 30, 4.0)]
+)
+def test_defaults_are_the_familys_own_and_the_librarys(
+    name: str, steps: int, guidance: float, looking_model: Models, tmp_path: Path
+) -> None:
+    oracle = ORACLES[name]
+    make_flow_model(tmp_path / name, oracle.family, **oracle.kind)
+    library = Library([tmp_path], None)
+    library.scan()
+    (entry,) = library.entries
+    assert entry.defaults == looking_model(name).defaults == {"steps": steps, "guidance": guidance, "sampler": "Euler"}
 
 
 def test_other_models_say_that_they_do_not_look(tmp_path: Any) -> None:

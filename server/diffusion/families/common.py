@@ -19,6 +19,7 @@ from server.diffusion.inversions import Vectors, read_inversions
 from server.diffusion.model import Condition, Hole, LoadedModel, Recent, pixels_to_tensor
 from server.diffusion.sampling import Feature
 from server.diffusion.task import Pixels, Task
+from server.library.capabilities import defaults_of
 
 _CONDITIONS_KEPT = 16
 _AUTOENCODERS_KEPT = 1  # beside the model's own
@@ -47,7 +48,7 @@ class PartsModel(LoadedModel):
     ) -> None:
         self.family = family
         self.native = native
-        self.defaults = defaults
+        self.defaults = {**defaults_of(family, self.is_few_step(parts)), **defaults}
         self.schedule_config = dict(schedule_config)
         self.parts = dict(parts)
         self.vae: Any = parts["vae"]
@@ -76,6 +77,10 @@ class PartsModel(LoadedModel):
         """Compute on `device`, though the parts were loaded elsewhere: whoever moves them brings them there."""
         self.device = device
         self.measure_autoencoder()
+
+    def is_few_step(self, parts: Mapping[str, Any]) -> bool:
+        """Whether a model out of these parts was distilled for a few steps without guidance."""
+        return False
 
     @property
     def denoiser(self) -> Any:

@@ -35,6 +35,9 @@ class Flux1(FlowModel):
         self.embeds_guidance = bool(config.guidance_embeds)
         self.inpainting = config.in_channels > 4 * self.latent_channels
 
+    def is_few_step(self, parts: Mapping[str, Any]) -> bool:
+        return not parts["transformer"].config.guidance_embeds
+
     def condition(self, task: Task) -> Condition:
         text = whole_text(task.prompt)
         length = _TOKENS if self.embeds_guidance else _TOKENS_FEW_STEPS

@@ -44,6 +44,9 @@ class Flux2(FlowModel):
         self.embeds_guidance = bool(self.transformer.config.guidance_embeds)
         self.is_mistral = "Mistral" in type(self.text_encoder).__name__
 
+    def is_few_step(self, parts: Mapping[str, Any]) -> bool:
+        return bool(parts.get("is_distilled"))
+
     def measure_autoencoder(self) -> None:
         config = self.vae.config
         self.factor = 2 * 2 ** (len(config.block_out_channels) - 1)
