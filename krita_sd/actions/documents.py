@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
-from krita_sd.canvas import annotation, host
+from krita_sd.canvas import annotation, aside, host, previews
 from krita_sd.controls import Marks
 from krita_sd.guarded import guarded
-from krita_sd.qt import QtCore
+from krita_sd.qt import QtCore, tr
 
 SAVE_MS = 1200
 MAX_DOCUMENTS = 200
 """States of closed documents are forgotten beyond this number."""
+
+
+OWN_SAVE = 60.0
+"""Seconds in which Krita has written what the painter saved. A save that nobody asked for is another plugin's."""
 
 
 class Documents(Part):
@@ -30,6 +35,18 @@ class Documents(Part):
         self._timer = QtCore.QTimer(core, interval=SAVE_MS, singleShot=True)
         self._timer.timeout.connect(self._save)
         core.changed.connect(self._notice)
+
+    def started(self) -> None:
+        host.krita().notifier().imageSaved.connect(self._image_saved)
+
+    @guarded
+    def _image_saved(self, path: str) -> None:
+        """A script's save cannot be seen coming, so it holds the preview; a .kra loses it when it is opened."""
+        if path.lower().endswith((".kra", ".krz")) or aside.aside().seconds < OWN_SAVE:
+            return
+        if any(doc.fileName() == path and previews.written(doc) for doc in host.open_documents()):
+            text = "{name} was saved by a script while a picture that is not applied was shown in it. Save it again."
+            self.say(tr(text, name=Path(path).name), True)
 
     @property
     def marks(self) -> Marks:

@@ -63,6 +63,7 @@ class Aside(QtCore.QObject):
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
         self._until = 0.0
+        self._last = -float("inf")
         self._watched: list[Any] = []
         host.krita().notifier().windowCreated.connect(self.rescan)
         self.rescan()
@@ -123,7 +124,13 @@ class Aside(QtCore.QObject):
             self._call()
         return False
 
+    @property
+    def seconds(self) -> float:
+        """Since the painter last gave one of the commands."""
+        return time.monotonic() - self._last
+
     def _call(self) -> None:
+        self._last = time.monotonic()
         self._until = time.monotonic() + SECONDS
         try:
             self.called.emit()

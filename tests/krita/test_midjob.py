@@ -85,6 +85,7 @@ def test_saving_a_png_in_the_middle_of_a_job_holds_no_preview(studio: Studio, se
     session.run(f"d.setBatchmode(True); d.saveAs({path!r})")
     session.wait("idle() and at(20, 20) == [0, 0, 255, 255]", 20)
     assert "#FF0000" in colours(path), "a script's own save cannot be seen coming"
+    session.wait("'mid.png was saved by a script' in A._notice[0]", 10, "the docker to say so")
     studio.brush(6)
     studio.drag((5, 5), (55, 5))
     session.wait("len(undo_rows()['rows']) == 3 and idle()", 20)
