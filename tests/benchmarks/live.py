@@ -264,7 +264,7 @@ async def first_image(rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
         out = str(Path(folder) / "out.png")
         size = ["--width", "192", "--height", "192", "--steps", "2"]
-        ours = [sys.executable, "-m", "server", "generate", PROMPT, "--out", out, *size]
+        ours = [sys.executable, "-m", "server", "generate", "--prompt", PROMPT, "--out", out, *size]
         theirs = [sys.executable, "-c", _SCRIPT, str(POCKET), out]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
