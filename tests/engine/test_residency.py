@@ -7,6 +7,7 @@ would be there.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from server.diffusion.residency import Residency
 from server.library.memory import RUNGS
 from server.worker import precision
 from server.worker.models import parts_of
+from tests.engine import test_lora_forms as forms
 from tests.tiny import make_model
 
 TASK = Task(prompt="a red boat", negative="fog", seed=5, total_steps=2, guidance=5.0, width=64, height=64)
@@ -63,6 +65,19 @@ def test_an_overflow_is_repaired_in_float32_on_the_lower_rungs_too(folder: Path,
     first = generate(model, TASK).image
     assert first.std() > 1.0 and model.unet.dtype == torch.float16
     assert np.array_equal(generate(model, TASK).image, first)
+
+
+@pytest.mark.parametrize("rung", ["model", "groups"])
+def test_a_lora_works_and_leaves_where_weights_wait_outside(
+    folder: Path, whole: Any, rung: str, tmp_path: Path
+) -> None:
+    model, _ = loaded(folder, rung)
+    shape = tuple(model.unet.get_submodule(forms.MATRIX).weight.shape)
+    task = replace(TASK, loras=((forms.save(tmp_path / "a.safetensors", forms.MATRIX, forms.loha(shape)[0]), 1.0),))
+    expected = generate(load_model(folder, "sd1"), task).image
+    np.testing.assert_array_equal(generate(model, task).image, expected)
+    assert not np.array_equal(expected, whole)
+    np.testing.assert_array_equal(generate(model, TASK).image, whole)
 
 
 @pytest.mark.parametrize(("rung", "allowed"), [("encoders", 2), ("model", 1)])

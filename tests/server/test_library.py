@@ -169,6 +169,8 @@ FAMILIES: dict[str, tuple[dict[str, tuple[int, ...]], tuple[str, str, int]]] = {
         },
         ("checkpoint", "sd1", 4),
     ),
+    "sd2 loha": ({"lora_unet_x_attn2_to_k.hada_w1_b": (4, 1024)}, ("lora", "sd2", 4)),
+    "lokr": ({"lora_unet_x_attn2_to_k.lokr_w2": (8, 8)}, ("lora", "", 4)),
     "sdxl lora": ({"lora_te2_text_model_x.lora_down.weight": (8, 1280)}, ("lora", "sdxl", 4)),
     "flux1 lora": ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (8, 1)}, ("lora", "flux1", 4)),
     "flux1 lora of the authors": (
