@@ -22,6 +22,7 @@ from krita_sd.guarded import guarded
 from krita_sd.job_events import Phase
 from krita_sd.jobs import Result
 from krita_sd.link import Draft
+from krita_sd.text import tr
 from krita_sd.view import View
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
@@ -56,10 +57,10 @@ class Again(Part):
         if result is None:
             return
         self.input = result.key
-        text = "The next picture starts from this result."
+        text = tr("The next picture starts from this result.")
         if self.core.settings.strength >= 1.0:
             self.core.change(strength=ROUND_STRENGTH)
-            text += f" Strength was set to {ROUND_STRENGTH:.0%}."
+            text += " " + tr("Strength was set to {strength:.0%}.", strength=ROUND_STRENGTH)
         self.say(text)
 
     @guarded
@@ -121,9 +122,9 @@ class Again(Part):
         doc = self._results.stage.document_of(result.job)
         if doc is not None and job is not None:
             return doc, job.bounds
-        doc = host.krita().activeDocument()
+        doc = host.active_document()
         if doc is None:
-            raise WireError(Code.BAD_REQUEST, "There is no document.", "Open or create one first.")
+            raise WireError(Code.BAD_REQUEST, tr("There is no document."), tr("Open or create one first."))
         width, height = result.recipe.width, result.recipe.height
         return doc, Bounds((doc.width() - width) // 2, (doc.height() - height) // 2, width, height)
 
@@ -164,7 +165,7 @@ class Again(Part):
             return
         doc = self._results.stage.document_of(job.id)
         if doc is not None:
-            self.say("The server no longer has the picture this was made from; what is visible now is taken.")
+            self.say(tr("The server no longer has the picture this was made from; what is visible now is taken."))
             self.from_canvas(doc, job.document, job.bounds, [job.recipe])
 
     # Jobs ------------------------------------------------------------------------------------------------------------
@@ -230,7 +231,9 @@ class Again(Part):
         if not job.active:
             return
         if job.recipe.kind == "inpaint" and mask is None:
-            error = WireError(Code.BAD_REQUEST, "Nothing is selected any more.", "Select an area, or generate anew.")
+            error = WireError(
+                Code.BAD_REQUEST, tr("Nothing is selected any more."), tr("Select an area, or generate anew.")
+            )
             self.core.feed(ev.JobFailed(job_id, error))
             return
         size = job.bounds.width, job.bounds.height

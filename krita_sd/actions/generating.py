@@ -20,6 +20,7 @@ from krita_sd.controls import ControlLayer
 from krita_sd.guarded import guarded
 from krita_sd.link import Draft
 from krita_sd.stage import Stage
+from krita_sd.text import tr
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 from krita_sd.wire.messages import PreviewWish
@@ -47,16 +48,18 @@ class Generating(Part):
         core = self.core
         self.say("")
         core.start()
-        doc = host.krita().activeDocument()
+        doc = host.active_document()
         if doc is None:
-            raise WireError(Code.BAD_REQUEST, "There is no document.", "Open or create one first.")
+            raise WireError(Code.BAD_REQUEST, tr("There is no document."), tr("Open or create one first."))
         if self._connection.is_hopeless:
             # The status line says why; the next press works once that is put right.
             core.link.reconnect()
             return
         scene = capture.describe(doc)
         if scene.selection_empty:
-            raise WireError(Code.BAD_REQUEST, "The selection lies outside the canvas.", "Select something on it.")
+            raise WireError(
+                Code.BAD_REQUEST, tr("The selection lies outside the canvas."), tr("Select something on it.")
+            )
         if not core.settings.seed_fixed:
             core.change(seed=plan.draw_seed())
         made = core.plan(scene.extent, scene.selection, core.settings.seed)
@@ -111,7 +114,7 @@ class Generating(Part):
         if not job.active:
             return
         if job.recipe.kind == "inpaint" and mask is None:
-            self._unread(job_id, "Nothing is selected any more.")
+            self._unread(job_id, tr("Nothing is selected any more."))
             return
         size = job.bounds.width, job.bounds.height
         image = Picture("bgra8", *size, picture) if picture is not None else None
