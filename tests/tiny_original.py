@@ -43,7 +43,11 @@ def transformer(model: Any, family: str) -> Tensors:
 def encoder(folder: Path, part: str) -> Tensors:
     """A text encoder as the files of that one encoder have it: transformers' names before its fifth version."""
     out: Tensors = {}
-    for name, tensor in part_tensors(folder, part).items():
+    stored = part_tensors(folder, part)
+    if "embeddings.position_embedding.weight" in stored:
+        # People's clip_l has a projection, which only Stable Diffusion 3 reads.
+        out["text_projection.weight"] = torch.eye(len(stored["final_layer_norm.weight"])) * 3
+    for name, tensor in stored.items():
         if name.startswith(("embeddings.", "encoder.layers.", "final_layer_norm.")):
             name = f"text_model.{name}"
         elif name.startswith(("layers.", "norm.", "embed_tokens.")):

@@ -150,7 +150,10 @@ def models_page() -> str:
     lines += ["", f"Recognised and refused in one sentence, not supported yet: {', '.join(missing)}."]
     made = sorted({(needed, type) for type, needed in NEEDED.items()})
     lines += ["", "Control maps out of a picture, by trained models of the painter's (folders with `config.json` and"]
-    lines += ["`model.safetensors`, anywhere in a model folder); all other maps need none:", ""]
+    lines += [
+        "`model.safetensors`, anywhere in a model folder); all others need none, and depth without one is brightness:",
+        "",
+    ]
     lines += [f"- {type}: {needed}" for needed, type in made]
     lines += ["", "What single files need, inside or as files of their own in any model folder:", ""]
     for family, roles in ROLES.items():

@@ -98,7 +98,9 @@ def test_transformer_alone_with_files_beside_it(kind: str, made: Callable[[str],
     whole = made(kind)
     path = tmp_path / "transformer.safetensors"
     parts = make_files(path, whole.folder, whole.model, whole.family)
-    single: Any = load_model(path, whole.family, parts=parts)
+    told: list[float] = []
+    single: Any = load_model(path, whole.family, parts=parts, progress=told.append)
+    assert told == sorted(told) and told[-1] == 1.0
     wanted = {name: part for name, part in whole.model.parts.items() if isinstance(part, torch.nn.Module)}
     found = {name: part for name, part in single.parts.items() if isinstance(part, torch.nn.Module)}
     assert found.keys() == wanted.keys()

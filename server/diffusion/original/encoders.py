@@ -18,8 +18,13 @@ _QWEN_ROOTS = ("model.", "model.language_model.")  # the second since transforme
 _QWEN_HEAD = 128  # width of a head of Qwen2.5-VL; Qwen3 shows its own
 
 
-def build(shapes: Shapes, found: Inside) -> tuple[Any, Sources]:
-    """The empty encoder that lies at `found`, and where each of its weights is. Raises KeyError, ValueError."""
+def build(shapes: Shapes, found: Inside, projected: bool = True) -> tuple[Any, Sources]:
+    """The empty encoder that lies at `found`, and where each of its weights is. Raises KeyError, ValueError.
+
+    projected: the family reads CLIP's pooled output through the projection that most files have (Flux 1 does not).
+    """
+    if not projected:
+        shapes = {name: shape for name, shape in shapes.items() if not name.endswith("text_projection.weight")}
     return _BUILDERS[found.role](shapes, found.prefix)
 
 

@@ -16,7 +16,7 @@ from server.diffusion.model import LoadedModel
 from server.diffusion.original import autoencoders, encoders, transformers
 from server.diffusion.original.tokenizers import qwen_tokenizer, t5_tokenizer
 from server.diffusion.tokenizer import shipped_tokenizer
-from server.diffusion.weights import LoadJob, Source, TensorFiles, empty_module, incomplete, maker, unsupported
+from server.diffusion.weights import PARTS, LoadJob, Source, TensorFiles, empty_module, incomplete, maker, unsupported
 from server.library.companions import (
     SAYS,
     Inside,
@@ -81,7 +81,7 @@ class _Original:
                 transformer = self._transformer(config)
             places = {need.part: self._place(need, inside) for need in wanted}
             modules: dict[str, Any] = {"transformer": self._fill("transformer", job.path, transformer)}
-            for need in wanted:
+            for need in sorted(wanted, key=lambda need: PARTS.index(need.part)):
                 if (place := places[need.part]) is not None:
                     with _sentences(place[0].name, need.part.replace("_", " ")):
                         built = self._build(need, *place)
@@ -130,7 +130,7 @@ class _Original:
         shapes = self.shapes[path]
         if need.part == "vae":
             return autoencoders.build(shapes, found.prefix, found.role)
-        return encoders.build(shapes, found)
+        return encoders.build(shapes, found, self.job.row.parts[need.part].endswith("WithProjection"))
 
     def _fill(self, part: str, path: Path, built: Part) -> Any:
         module, sources = built
