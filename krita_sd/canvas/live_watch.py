@@ -188,7 +188,8 @@ class Lookout(QtCore.QObject):
             return
         trail = watch.pen().take_trail()
         self._cross(trail)
-        if not watch.pen().pen_down:
+        # A pen that rests may count as lifted while its stroke goes on, and Krita may be behind a pen that is up.
+        if not watch.pen().pen_down and host.is_idle(self._doc):
             self._glimpses.stop()
             return
         if self.waiting or not self._quick:
@@ -246,7 +247,7 @@ class Lookout(QtCore.QObject):
 
     def point_at(self, box: Bounds) -> None:
         """A sample differed there (rectangle of the region): the next glimpse includes it."""
-        if watch.pen().pen_down:
+        if self._glimpses.isActive():
             self._recent.append((time.monotonic(), box))
         else:
             self.look_again()
