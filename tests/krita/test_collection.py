@@ -11,6 +11,7 @@ import pytest
 from krita_sd.translations import FOLDER, read
 from tests.krita.session import Session, install_plugin, need_programs
 from tests.krita.studio import Studio
+from tests.server.harness import running
 from tests.server.hub import FakeHub, serving
 from tests.tiny import make_file
 
@@ -39,8 +40,15 @@ def hub(place: Path) -> Iterator[FakeHub]:
 def session(place: Path, hub: FakeHub) -> Iterator[Session]:
     need_programs()
     environ = {"HF_ENDPOINT": hub.url, "KRITA_SD_MODELS": str(place / "models"), "LANGUAGE": "de"}
-    with Session(install_plugin, environ) as started:
+    with Session(_with_tags, environ) as started:
         yield started
+
+
+def _with_tags(resources: Path) -> None:
+    install_plugin(resources)
+    tags = resources / "krita_sd" / "tags"
+    tags.mkdir(parents=True)
+    (tags / "mine.csv").write_text("zebra_crossing,0,500,\nzeppelin,0,20,airship\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +98,28 @@ def test_a_model_is_downloaded_after_its_size_was_shown(
     session.wait("any(m['name'] == 'sdxl.vae' for m in A.models)", 20, "the model in the list")
     session.screenshot("downloads")
     assert (place / "models" / OFFER / FILE).is_file()
+
+
+def test_words_of_the_painters_own_tag_file_complete(studio: Studio, session: Session) -> None:
+    session.run("A.show_page('downloads')")  # back to the workspace
+    studio.click("krita_sd_prompt")
+    studio._xdotool("type", "--delay", "30", "a zeb")
+    session.wait("(widget_state('krita_sd_prompt_completion') or {}).get('visible')", 10, "the completions")
+    studio.key("Tab")
+    session.wait("widget_state('krita_sd_prompt')['toPlainText'] == 'a zebra crossing'", 10)
+
+
+def test_another_server_is_used_by_its_address_and_token(studio: Studio, session: Session, tmp_path: Path) -> None:
+    """And its folders are its own affair; "" is this machine's again."""
+    with running(tmp_path / "state") as other:
+        session.run("A.show_page('server')")
+        studio.type_into("krita_sd_server", other.url)
+        studio.type_into("krita_sd_token", other.token)
+        studio.click("krita_sd_connect")
+        session.wait(f"A.table.connected and {other.url!r} in A.view.status", 30, "the other server")
+        assert session.eval("A.collection.folders()") == []
+        session.run("A.serving.copy_diagnostics()")
+        session.wait("'Krita SD' in QtWidgets.QApplication.clipboard().text()", 20, "the report")
+        assert other.token not in session.eval("QtWidgets.QApplication.clipboard().text()")
+        session.run("A.serving.use_server('', '')")
+        session.wait(f"A.table.connected and {other.url!r} not in A.view.status", 30, "this machine's server")
