@@ -142,12 +142,16 @@ same = [before[i * wide : i * wide + wide] == after[i * wide : i * wide + wide] 
 
 
 def soft(studio: Studio, session: Session) -> None:
-    """Feather the selection through Krita's own dialog."""
+    """Feather the selection through Krita's own dialog.
+
+    Its action does nothing, without a word, until Krita has noticed that there is a selection.
+    """
+    session.wait("K.action('featherselection').isEnabled()")
     session.run("QtCore.QTimer.singleShot(0, lambda: K.action('featherselection').trigger())")
-    session.wait("any(x['class'] == 'WdgFeatherSelection' or 'eather' in x['title'] for x in dialogs())", 10)
+    session.wait("any(x['class'] == 'WdgFeatherSelection' or 'eather' in x['title'] for x in dialogs())", 30)
     session.wait("QtWidgets.QApplication.activeWindow() is not K.activeWindow().qwindow()")
     studio.key("Return")
-    session.wait("len(set(bytes(K.activeDocument().selection().pixelData(0, 0, 256, 192)))) > 4 and not dialogs()", 10)
+    session.wait("len(set(bytes(K.activeDocument().selection().pixelData(0, 0, 256, 192)))) > 4 and not dialogs()", 30)
 
 
 def test_stop_and_keep(studio: Studio, session: Session) -> None:
