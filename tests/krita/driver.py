@@ -25,13 +25,13 @@ class Hand:
 
     # --- widgets ------------------------------------------------------------------------------------------------
 
-    def widget(self, name: str, timeout: float = 20.0, enabled: bool = True) -> dict[str, Any]:
+    def widget(self, name: str, timeout: float = 60.0, enabled: bool = True) -> dict[str, Any]:
         """The state of a widget once it is visible (and enabled)."""
         condition = f"reach({name!r}, {enabled})"
         state: dict[str, Any] = self.session.wait(condition, timeout, f"widget {name} to be visible and enabled")
         return state
 
-    def click(self, name: str, timeout: float = 20.0) -> None:
+    def click(self, name: str, timeout: float = 60.0) -> None:
         """Click the middle of a widget."""
         state = self.widget(name, timeout)
         x, y = state["x"] + state["width"] // 2, state["y"] + state["height"] // 2
@@ -44,14 +44,14 @@ class Hand:
     def choose(self, name: str, text: str) -> None:
         """Open a menu button or a drop-down list, and click the line `text` in it."""
         self.click(name)
-        place = self.session.wait(f"entry({text!r})", 10, f"the line {text} of {name}")
+        place = self.session.wait(f"entry({text!r})", 30, f"the line {text} of {name}")
         self.click_at(*place)
-        self.session.wait("QtWidgets.QApplication.activePopupWidget() is None", 10, "the list to close")
+        self.session.wait("QtWidgets.QApplication.activePopupWidget() is None", 30, "the list to close")
 
     def click_row(self, name: str, text: str) -> None:
         """Click the row of a list that contains `text`."""
         self.widget(name)
-        self.click_at(*self.session.wait(f"row_of(widget({name!r}), {text!r})", 10, f"{text} in {name}"))
+        self.click_at(*self.session.wait(f"row_of(widget({name!r}), {text!r})", 30, f"{text} in {name}"))
 
     def type_into(self, name: str, text: str) -> None:
         """Click into a text field, replace what is in it, and wait until it is there."""
@@ -60,7 +60,7 @@ class Hand:
             self._xdotool("key", "ctrl+a", "type", "--delay", "8", text)
             seen = f"(lambda s: (s.get('toPlainText') or s.get('text')) == {text!r})(widget_state({name!r}))"
             try:
-                self.session.wait(seen, 5.0)
+                self.session.wait(seen, 10.0)
                 return
             except Failure:
                 continue
@@ -115,7 +115,7 @@ class Hand:
             f"v.setCurrentBrushPreset(K.resources('preset')['b) Basic-1']); v.setBrushSize({size})"
         )
 
-    def idle(self, timeout: float = 20.0) -> None:
+    def idle(self, timeout: float = 60.0) -> None:
         """Wait until Krita has no work left on the active document."""
         self.session.wait("idle()", timeout)
 
@@ -124,14 +124,14 @@ class Hand:
         before = self.session.eval("undo_rows()")
         self.focus_canvas()
         self._xdotool("key", "ctrl+z")
-        self.session.wait(f"undo_rows() != {before!r} and idle()", 10.0, "undo")
+        self.session.wait(f"undo_rows() != {before!r} and idle()", 60.0, "undo")
 
     def redo(self) -> None:
         """Ctrl+Shift+Z on the canvas, and wait until the undo list has moved."""
         before = self.session.eval("undo_rows()")
         self.focus_canvas()
         self._xdotool("key", "ctrl+shift+z")
-        self.session.wait(f"undo_rows() != {before!r} and idle()", 10.0, "redo")
+        self.session.wait(f"undo_rows() != {before!r} and idle()", 60.0, "redo")
 
     def focus_canvas(self) -> None:
         """Put the pointer over the canvas, as a painter's is; Krita's canvas takes the focus on entering."""

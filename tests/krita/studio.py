@@ -13,7 +13,7 @@ from typing import Any
 from tests.krita.driver import Hand
 from tests.krita.session import Failure, Session
 
-JOB_TIMEOUT = 120.0  # seconds; the first job also imports torch and loads the model
+JOB_TIMEOUT = 240.0  # seconds; the first job also imports torch and loads the model
 
 SEEN = """
 def seen():
@@ -87,7 +87,7 @@ class Studio(Hand):
 
     def connected(self) -> None:
         """Wait for the docker's own server."""
-        self.session.wait("'Connected' in widget_state('krita_sd_status')['text']", 90, "the server")
+        self.session.wait("'Connected' in widget_state('krita_sd_status')['text']", 180, "the server")
 
     def set_number(self, name: str, value: int) -> None:
         """Type a number into a spin box."""
@@ -98,10 +98,10 @@ class Studio(Hand):
             self.click_at(state["x"] + 20, state["y"] + state["height"] // 2)
             try:
                 # Without the keyboard in the box, Ctrl+A would select all of the canvas.
-                self.session.wait(f"widget_state({name!r})['focus']", 5.0)
+                self.session.wait(f"widget_state({name!r})['focus']", 10.0)
                 self._xdotool("key", "ctrl+a", "type", "--delay", "8", str(value))
                 self.key("Tab")
-                self.session.wait(f"widget_state({name!r})['value'] == {value}", 5.0)
+                self.session.wait(f"widget_state({name!r})['value'] == {value}", 10.0)
                 return
             except Failure:
                 continue
@@ -119,7 +119,7 @@ class Studio(Hand):
         for _ in range(3):
             self.click("krita_sd_options")
             try:
-                self.session.wait(wanted, 5.0)
+                self.session.wait(wanted, 10.0)
                 return
             except Failure:
                 continue
@@ -134,7 +134,7 @@ class Studio(Hand):
     def generate(self) -> None:
         """Press the button, and see that a job begins."""
         self.click("krita_sd_generate")
-        self.session.wait("widget_state('krita_sd_cancel')['enabled']", 10, "a job to begin")
+        self.session.wait("widget_state('krita_sd_cancel')['enabled']", 60, "a job to begin")
 
     def result(self, before: int, timeout: float = JOB_TIMEOUT) -> list[dict[str, Any]]:
         """Watch until one more result than `before` is in the strip and the job is over."""
@@ -151,7 +151,7 @@ class Studio(Hand):
 
     def applied(self) -> None:
         """Wait until no layer of the active document is locked any more."""
-        self.session.wait("len(layers()) > 1 and not any(n['locked'] for n in layers()) and idle()", 30, "Apply")
+        self.session.wait("len(layers()) > 1 and not any(n['locked'] for n in layers()) and idle()", 60, "Apply")
 
     def gone(self, clean: str) -> None:
         """Wait until the job is over and the canvas shows `clean` again, and only the painter's layer is left."""
@@ -164,7 +164,7 @@ class Studio(Hand):
         before = self.session.eval(ink)
         self.brush(size)
         self.drag(*points)
-        self.session.wait(f"idle() and {ink} != {before!r}", 20, "the stroke")
+        self.session.wait(f"idle() and {ink} != {before!r}", 60, "the stroke")
 
     # --- the server ---------------------------------------------------------------------------------------------
 

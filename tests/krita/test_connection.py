@@ -25,11 +25,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     command = [sys.executable, "-m", "server", "--state", str(state), "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "2"}, stdout=subprocess.DEVNULL)
     try:
-        poll(lambda: (state / "server.json").exists(), 60, "the server to listen")
+        poll(lambda: (state / "server.json").exists(), 180, "the server to listen")
         yield state
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +92,14 @@ def test_result_made_while_nobody_was_connected(session: Session, wire: Proxy, s
     wire.refusing = True
     wire.drop()
     try:
-        poll(lambda: pictures(server) > kept, 120, "the server to keep the result on its disk")
+        poll(lambda: pictures(server) > kept, 240, "the server to keep the result on its disk")
     finally:
         wire.refusing = False
-    studio.result(before, 180)
+    studio.result(before, 240)
     # Once more: what was acknowledged must not come again.
     accepted = wire.accepted
     wire.drop()
-    poll(lambda: wire.accepted > accepted, 60, "a third connection")
+    poll(lambda: wire.accepted > accepted, 120, "a third connection")
     studio.connected()
     applied_once(studio, before, blank)
 
@@ -118,17 +118,17 @@ def test_krita_started_again_in_the_middle_of_a_job(session: Session) -> None:
     blank = studio.digest()
     studio.generate()
     studio.preview(blank)
-    session.wait("__import__('json').load(open(A.folder / 'jobs.json'))", 10, "what belongs where to be on the disk")
+    session.wait("__import__('json').load(open(A.folder / 'jobs.json'))", 60, "what belongs where to be on the disk")
     session.restart()
     studio = Studio(session)
     session.run(f"K.activeWindow().addView(K.openDocument({path!r}))")
     session.wait("idle() and canvas_state() is not None")
     session.run("A = __import__('krita_sd.plugin', fromlist=['x']).actions()")
-    session.wait("A.table.active and all(job.document for job in A.table.active)", 60, "the job to find its document")
+    session.wait("A.table.active and all(job.document for job in A.table.active)", 120, "the job to find its document")
     studio.preview(blank)
     session.screenshot("started-again")
     studio.click("krita_sd_keep")
-    session.wait("A.table.results and not A.table.active", 60, "what there was")
+    session.wait("A.table.results and not A.table.active", 120, "what there was")
     studio.apply()
     assert session.eval("K.activeDocument().fileName()") == path
     assert len(studio.layer_names()) == 2 and studio.digest() != blank

@@ -41,7 +41,7 @@ def test_every_module_compiles_without_a_warning_in_the_python_of_this_krita(ses
 def test_the_canvas_is_drawn_by_what_this_run_is_about(session: Session) -> None:
     """On OpenGL Mesa's library is in the memory of the process, and Krita reports its renderer; else it is not."""
     session.run("new_document(64, 64)")
-    seen = session.wait("(canvas_state() or {}).get('class')", 20, "the canvas")
+    seen = session.wait("(canvas_state() or {}).get('class')", 60, "the canvas")
     assert seen == {"raster": "KisQPainterCanvas", "gl": "KisOpenGLCanvas2"}[CANVAS]
     assert session.krita is not None
     maps = Path(f"/proc/{session.krita.pid}/maps").read_text()
