@@ -21,7 +21,7 @@ from server.pocket.training.captions import CLOSE_UPS, Item, Scene, landscape
 from server.pocket.training.controlnet import lines_of
 from server.pocket.training.dataset import Latents, Mixture
 from server.pocket.training.judge import share_of_colour
-from server.pocket.training.landscapes import SUN
+from server.pocket.training.landscapes import STAR, SUN
 from server.pocket.training.muon import orthogonal
 from server.pocket.training.render import Recipe, describe, picture, render
 from server.pocket.training.scenery import place_of, places
@@ -175,6 +175,18 @@ def test_a_landscape_with_details_always_has_something_in_it() -> None:
         scene, text = describe(Recipe({"detail": 1.0}), 2, index)
         assert scene.terrain
         assert 1 <= len(scene.extras) <= 3
+
+
+def test_what_is_in_a_landscape_seen_from_nearby_is_larger() -> None:
+    for sky, extra, colour in (("sunny", "sun", SUN), ("night", "stars", STAR)):
+        seen = []
+        for kind in ("landscape", "near"):
+            scene = Scene(kind, terrain="hills", sky=sky, extras=(extra,), detail=3)
+            seen.append(share_of_colour(np.asarray(render(scene, 128, 128)), colour, 30.0))
+        assert seen[1] > 1.5 * seen[0] > 0
+    scenes = [describe(Recipe({"near": 1.0}), 3, i)[0] for i in range(40)]
+    assert all(scene.kind == "near" and scene.terrain for scene in scenes)
+    assert 0.5 < np.mean([bool(scene.extras) for scene in scenes])
 
 
 def test_objects_stand_on_the_grid_of_the_latents() -> None:

@@ -30,9 +30,9 @@ CLOSE_UPS = {
     "clouds": ("sunny", "sunny", "sunset", "night"),
     "rainbow": ("sunny", "overcast"),
 }
-"""What fills a picture of kind "sky", and under which skies. Kinds "sky" and "detail" (a landscape that always has
-something in it) are for the UNet alone: tokenizer and text encoder are made from KINDS. Kind "sun" is a sky with a huge
-one."""
+"""What fills a picture of kind "sky", and under which skies. Kinds "sky", "detail" (a landscape that always has
+something in it) and "near" (one in which that is large) are for the UNet alone: tokenizer and text encoder are made
+from KINDS. Kind "sun" is a sky with a huge one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is drawn; `kind` is one of KINDS, "sky" or "detail", `detail` seeds the accidental details."""
+    """Everything that is drawn; `kind` is one of KINDS, "sky", "detail" or "near", `detail` seeds its accidents."""
 
     kind: str
     items: tuple[Item, ...] = ()
@@ -138,6 +138,8 @@ def propose(rng: np.random.Generator, kind: str) -> Scene:
         return landscape(rng)
     if kind == "detail":
         return detailed(rng)
+    if kind == "near":
+        return replace(detailed(rng) if chance(rng, 0.5) else landscape(rng), kind=kind)
     detail = int(rng.integers(2**31))
     if kind == "sun":
         return Scene("sky", sky="sunny", extras=("sun",), size="huge", detail=detail)

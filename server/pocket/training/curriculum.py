@@ -35,13 +35,14 @@ SETS: dict[str, PictureSet] = {
     "sky256": PictureSet(Recipe({"sky": 1}), 480, 256, 256),
     "sun256": PictureSet(Recipe({"sun": 1}), 160, 256, 256),
     "detail256": PictureSet(Recipe({"detail": 1}), 1600, 256, 256),
+    "near256": PictureSet(Recipe({"near": 1}, styled=0.15), 1600, 256, 256),
     "sepia": PictureSet(Recipe({"shape": 1, "thing": 1, "landscape": 2}, look="sepia"), 480, 256, 256),
     "wide": PictureSet(Recipe(ALL, styled=0.2), 320, 320, 192),
     "tall": PictureSet(Recipe(ALL, styled=0.2), 320, 192, 320),
 }
 ORDER = {name: i for i, name in enumerate(("shape", "thing", "multi", "land"))}
 ORDER |= {name: 10 + i for i, name in enumerate(("shape256", "thing256", "land256", "multi256", "styled256"))}
-ORDER |= {"wide": 15, "tall": 16, "sepia": 17, "sky256": 18, "detail256": 19, "sun256": 20}
+ORDER |= {"wide": 15, "tall": 16, "sepia": 17, "sky256": 18, "detail256": 19, "sun256": 20, "near256": 21}
 """Which random numbers a set draws from."""
 
 
@@ -66,6 +67,8 @@ RICH = {"shape256": 0.22, "thing256": 0.19, "land256": 0.2, "detail256": 0.14}
 RICH |= {"sky256": 0.06, "multi256": 0.12, "styled256": 0.07}
 CLEAR = {"shape256": 0.36, "thing256": 0.2, "land256": 0.15, "detail256": 0.13}
 CLEAR |= {"sky256": 0.05, "multi256": 0.07, "styled256": 0.04}
+NEAREST = {"shape256": 0.36, "thing256": 0.16, "near256": 0.26, "multi256": 0.11}
+NEAREST |= {"sky256": 0.02, "sun256": 0.05, "styled256": 0.04}
 FINAL = {"shape256": 0.45, "thing256": 0.22, "land256": 0.25, "multi256": 0.03, "styled256": 0.05}
 STAGES: dict[str, Stage] = {
     "shapes": Stage((({"shape": 1}, 1, 32),), 560, decay=0.99),
@@ -110,6 +113,13 @@ STAGES: dict[str, Stage] = {
         decay=0.985,
     ),
     "sun": Stage((({**CLEAR, "sky256": 0.02, "sun256": 0.16}, 1, 64),), 100, 1e-3, falling=0.9, decay=0.97),
+    "near": Stage(
+        ((NEAREST, 0.95, 64), ({"wide": 1}, 0.025, 64), ({"tall": 1}, 0.025, 64)),
+        800,
+        2.5e-3,
+        falling=0.95,
+        decay=0.985,
+    ),
 }
 """The first learns shapes at 192 px, the next two things and landscapes, the fourth all that at 256 px and in other
 formats, with positions, counts, two objects and styles. At its high rate landscapes are learned and shapes forgotten:
@@ -117,9 +127,9 @@ the next two bring these back at lower rates, the second time with hardly anythi
 The seventh is for what is in landscapes, close-ups of sun, moon, stars, clouds and rainbow (so that bare words mean
 something in a negative prompt), two objects, numbers and styles; "polish"
 makes shapes clear again; "sun" makes the bare word mean so large a sun that, as a negative prompt, it takes small ones
-away."""
+away; "near" draws what is in landscapes larger, and makes shapes clear once more."""
 
-SHIPPED = "sun"
+SHIPPED = "near"
 """The stage whose weights are in server/pocket, and on which adapters and ControlNet are trained."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from . import things
-from .drawing import CELLS, Brush, Sheet, blend, shade
+from .drawing import CELLS, Brush, Sheet, blend, shade, star_points
 from .words import COLOURS, Rgb
 
 SKY_BANDS: dict[str, tuple[Rgb, Rgb]] = {
@@ -27,8 +27,10 @@ LIGHT: dict[str, tuple[Rgb, float]] = {
     "overcast": ((150, 154, 160), 0.3),
 }
 GRASS, SAND, SNOW, WATER, ROCK = (96, 176, 76), (230, 196, 126), (240, 244, 250), (52, 116, 190), (124, 122, 134)
-SUN, MOON, CLOUD = (252, 214, 60), (240, 236, 205), (246, 247, 250)
+SUN, MOON, CLOUD, STAR = (252, 214, 60), (240, 236, 205), (246, 247, 250), (250, 246, 220)
 SUNS: dict[str, Rgb] = {"sunset": (255, 220, 110), "dawn": (255, 232, 150)}
+NEAR = 1.5
+"""How much larger things are in a landscape seen from nearby."""
 HORIZON = {"sea": 0.52, "lake": 0.48, "city": 0.74, "road": 0.52, "mountains": 0.66, "snowy mountains": 0.66}
 
 
@@ -38,10 +40,13 @@ def on_grid(fraction: float) -> float:
 
 
 class Place:
-    """One landscape being drawn: its sheet, sky, random numbers and horizon (a fraction of the height)."""
+    """One landscape being drawn: its sheet, sky, random numbers and horizon (a fraction of the height).
 
-    def __init__(self, sheet: Sheet, terrain: str, sky: str, rng: np.random.Generator) -> None:
-        self.sheet, self.terrain, self.sky, self.rng = sheet, terrain, sky, rng
+    What is in it, not the land itself, is `zoom` times as large as usual.
+    """
+
+    def __init__(self, sheet: Sheet, terrain: str, sky: str, rng: np.random.Generator, zoom: float = 1.0) -> None:
+        self.sheet, self.terrain, self.sky, self.rng, self.zoom = sheet, terrain, sky, rng, zoom
         self.horizon = on_grid(HORIZON.get(terrain, 0.58) + rng.uniform(-0.04, 0.04))
 
     def lit(self, colour: Rgb) -> Rgb:
@@ -82,9 +87,9 @@ def draw_sky_extra(place: Place, extra: str) -> None:
         low = place.sky in ("sunset", "dawn")
         y = place.horizon - 0.12 if low else rng.uniform(0.14, 0.24)
         sun = SUNS.get(place.sky, SUN)
-        place.brush(rng.uniform(0.15, 0.85), y, rng.uniform(0.085, 0.12)).disc(0, 0, 1, sun)
+        place.brush(rng.uniform(0.15, 0.85), y, place.zoom * rng.uniform(0.085, 0.12)).disc(0, 0, 1, sun)
     elif extra == "moon":
-        b = place.brush(rng.uniform(0.15, 0.85), rng.uniform(0.12, 0.24), rng.uniform(0.07, 0.1))
+        b = place.brush(rng.uniform(0.15, 0.85), rng.uniform(0.12, 0.24), place.zoom * rng.uniform(0.07, 0.1))
         b.disc(0, 0, 1, MOON)
     elif extra == "stars":
         draw_stars(place, int(rng.integers(14, 24)), place.horizon - 0.1)
@@ -106,9 +111,14 @@ def draw_sky_extra(place: Place, extra: str) -> None:
 
 
 def draw_stars(place: Place, count: int, low: float) -> None:
-    for _ in range(count):
+    """Specks; where all is larger, fewer with five points and at even distances."""
+    for _ in range(count if place.zoom == 1 else count // 2):
         x, y = place.rng.uniform(0.02, 0.98), place.rng.uniform(0.02, low)
-        place.brush(x, y, 0.0125).disc(0, 0, 1, (250, 246, 220))
+        if place.zoom == 1:
+            place.brush(x, y, 0.0125).disc(0, 0, 1, STAR)
+        else:
+            b = place.brush(round(x * CELLS / 3) * 3 / CELLS, round(y * CELLS / 3) * 3 / CELLS, 0.04)
+            b.polygon(star_points(5, 0.5), STAR)
 
 
 def draw_close_up(sheet: Sheet, sky: str, extra: str, rng: np.random.Generator, huge: bool = False) -> None:
@@ -245,24 +255,28 @@ def draw_ground_extra(place: Place, extra: str) -> None:
     if extra == "house":
         wall = COLOURS[("red", "white", "yellow")[int(rng.integers(3))]]
         side = rng.uniform(0.18, 0.32) if rng.uniform() < 0.5 else rng.uniform(0.68, 0.82)
-        y = h + (0.03 if place.terrain in ("lake", "sea") else 0.1)
-        lit_thing(place, "house", side, y, rng.uniform(0.15, 0.2), wall)
+        y, radius = h + (0.03 if place.terrain in ("lake", "sea") else 0.1), rng.uniform(0.15, 0.2)
+        lit_thing(place, "house", side, y - radius * (place.zoom - 1), radius * place.zoom, wall)
     elif extra == "boat":
         hull = COLOURS[("red", "brown")[int(rng.integers(2))]]
         y = h + (0.26 if place.terrain == "lake" else 0.14)
-        lit_thing(place, "boat", rng.uniform(0.32, 0.68), y, rng.uniform(0.14, 0.18), hull)
+        lit_thing(place, "boat", rng.uniform(0.32, 0.68), y, place.zoom * rng.uniform(0.14, 0.18), hull)
     elif extra == "trees":
         for i in range(3):
             x = (i + rng.uniform(0.25, 0.75)) / 3
-            lit_thing(place, "tree", x, h + rng.uniform(0.04, 0.16), rng.uniform(0.11, 0.15), (52, 138, 62))
+            y, radius = h + rng.uniform(0.04, 0.16), place.zoom * rng.uniform(0.11, 0.15)
+            lit_thing(place, "tree", x, y, radius, (52, 138, 62))
     elif extra == "cactus":
         for i in range(int(rng.integers(1, 3))):
-            cactus(place, rng.uniform(0.12, 0.45) + 0.42 * i, h + rng.uniform(0.04, 0.2), rng.uniform(0.13, 0.18))
+            x, y = rng.uniform(0.12, 0.45) + 0.42 * i, h + rng.uniform(0.04, 0.2)
+            cactus(place, x, y, place.zoom * rng.uniform(0.13, 0.18))
 
 
-def draw_landscape(sheet: Sheet, terrain: str, sky: str, extras: tuple[str, ...], rng: np.random.Generator) -> None:
-    """Sky, what is in it, ground, what stands on it."""
-    place = Place(sheet, terrain, sky, rng)
+def draw_landscape(
+    sheet: Sheet, terrain: str, sky: str, extras: tuple[str, ...], rng: np.random.Generator, near: bool = False
+) -> None:
+    """Sky, what is in it, ground, what stands on it: larger and so more easily learnt if it is `near`."""
+    place = Place(sheet, terrain, sky, rng, NEAR if near else 1.0)
     draw_sky(place)
     for extra in ("stars", "rainbow", "sun", "moon", "clouds"):
         if extra in extras:
