@@ -208,4 +208,4 @@ class Stage(QtCore.QObject):
 
 def open_as_document(recipe: Recipe, picture: Picture) -> None:
     """A result whose document is closed becomes a document of its own."""
-    place.open_as_document(picture.data, picture.width, picture.height, plan.layer_name(recipe))
+    insert.open_as_document(picture.data, picture.width, picture.height, plan.layer_name(recipe))

@@ -14,7 +14,7 @@ from krita_sd.actions.core import Core
 from krita_sd.actions.history import History
 from krita_sd.actions.part import Part
 from krita_sd.actions.results import Results
-from krita_sd.canvas import capture, group, host, place
+from krita_sd.canvas import capture, group, host, insert
 from krita_sd.geometry import Bounds
 from krita_sd.guarded import guarded
 from krita_sd.text import tr
@@ -116,7 +116,7 @@ class Comparing(Part):
         self._later(work)
 
     def _open(self, found: Picture, name: str) -> None:
-        place.open_as_document(found.data, found.width, found.height, f"Grid: {name}")
+        insert.open_as_document(found.data, found.width, found.height, f"Grid: {name}")
 
     @guarded
     def layers(self) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..geometry import Bounds
 from ..qt import QtCore, Signal
 from ..text import tr
 from . import host, watch
-from .colour import drop
+from .colour import SRGB, drop
 from .layer import Layer, birthplace, keep_active
 from .overlay import Overlay
 
@@ -23,7 +22,6 @@ WAYS = ("top", "above", "into", "mask")
 mask: on top, opaque, with the picture's transparency as a mask that can be painted on (Krita 5.2 and later)."""
 
 RETRY = 40  # milliseconds between two looks at a busy document
-PATIENCE = 3.0  # seconds: the transform tool keeps a document busy for as long as it is active
 _BAND = 1 << 20  # bytes that are split into colour and transparency at a time
 
 
@@ -71,7 +69,7 @@ class Insertion(QtCore.QObject):
         self._name = name
         self._way = way
         self._steps = self._run()
-        self._since: float | None = None
+        self._patience = watch.Patience(doc)
         self._overlay = Overlay(doc)
         self._overlay.show_picture(picture, bounds)
         self._timer = QtCore.QTimer(self)
@@ -90,19 +88,8 @@ class Insertion(QtCore.QObject):
         if delay >= 0:
             self._timer.start(delay)
 
-    def _busy(self) -> bool:
-        if watch.pen().pen_down:
-            self._since = None
-            return True
-        if host.is_idle(self._doc):
-            self._since = None
-            return False
-        if self._since is None:
-            self._since = time.monotonic()
-        return time.monotonic() - self._since < PATIENCE
-
     def _wait(self) -> Iterator[int]:
-        while self._busy():
+        while self._patience.busy():
             yield RETRY
 
     def _run(self) -> Iterator[int]:
@@ -172,3 +159,14 @@ def _apart(picture: bytes) -> tuple[bytes, bytes]:
         part[3::4] = b"\xff" * (len(part) // 4)
         colours.append(bytes(part))
     return b"".join(colours), b"".join(alphas)
+
+
+def open_as_document(picture: bytes, width: int, height: int, name: str) -> Any:
+    """A new document with bgra8 `picture` as its layer `name`, shown: for results whose document was closed."""
+    doc = host.krita().createDocument(width, height, name, "RGBA", "U8", SRGB, 72.0)
+    node = doc.topLevelNodes()[0]
+    node.setName(name)
+    node.setPixelData(picture, 0, 0, width, height)
+    doc.refreshProjection()
+    host.krita().activeWindow().addView(doc)
+    return doc

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..geometry import Bounds
 from ..qt import QtCore, Signal
-from . import aside, colour, host, previews, watch
+from . import aside, host, previews, watch
 from .layer import Layer, keep_active
 from .overlay import Overlay
 
@@ -22,9 +22,6 @@ SHARE = 10
 
 RETRY = 40  # milliseconds between two looks at a busy document
 HEARTBEAT = 400  # milliseconds between two looks whether the document is still open
-PATIENCE = 3.0
-"""Seconds that Apply or Discard wait for an idle document while the pen is up. The transform tool keeps it busy for
-as long as it is active; then the painter's click counts more."""
 
 
 class _Goal(Enum):
@@ -46,7 +43,7 @@ class Placement(QtCore.QObject):
     applied = Signal()  # the picture is a layer of the document now; the placement is finished
     discarded = Signal()  # no layer of ours is in the document any more; the placement is finished
     moved = Signal(object)  # the painter has cropped or enlarged the canvas: the Bounds where the picture belongs now
-    parked = Signal()  # the document was closed: whoever holds the picture keeps it (open_as_document offers a way)
+    parked = Signal()  # the document was closed: whoever holds the picture keeps it (insert.open_as_document is a way)
 
     def __init__(self, doc: Any, bounds: Bounds, name: str, parent: Any = None) -> None:
         super().__init__(parent)
@@ -66,11 +63,13 @@ class Placement(QtCore.QObject):
         self._cost = 0.0  # seconds spent on the preview in hand
         self._begun = 0.0
         self._not_before = 0.0
-        self._since: float | None = None  # when Apply or Discard first found the document busy
+        self._patience = watch.Patience(doc)
         self._before: host.UndoList | None = None
         self._mark: host.UndoList | None = None  # the undo list right after our layer came in
         self._mark_due = False
         self._ending: Iterator[int] | None = None
+        self._in_turn = False
+        self._missed = False  # a turn came while another one was in one of Krita's calls
         self._picture = b""
         self._timer = QtCore.QTimer(self)
         self._timer.setSingleShot(True)
@@ -142,19 +141,31 @@ class Placement(QtCore.QObject):
             self._wake()
 
     def _turn(self) -> None:
-        if self._goal is _Goal.FINISHED:
+        """One piece of work. Krita lets the event loop turn in calls that wait for a busy document (addChildNode,
+        refreshProjection): what comes up meanwhile, such as Apply, waits until the call is over."""
+        if self._in_turn:
+            self._missed = True
             return
+        self._in_turn = True
+        try:
+            delay = self._take_turn()
+        finally:
+            missed, self._in_turn, self._missed = self._missed, False, False
+        if delay >= 0 and self._goal is not _Goal.FINISHED:
+            self._timer.start(0 if missed else delay)
+
+    def _take_turn(self) -> int:
+        """Milliseconds until the next turn; negative: there is none."""
+        if self._goal is _Goal.FINISHED:
+            return -1
         if not host.is_open(self._doc):
             self._park()
-            return
+            return -1
         if self._mark_due:
             self._take_mark()
         if self._ending is None:
-            delay = self._preview_turn()
-        else:
-            delay = next(self._ending, -1)
-        if delay >= 0:
-            self._timer.start(delay)
+            return self._preview_turn()
+        return next(self._ending, -1)
 
     def _park(self) -> None:
         self._parked = True
@@ -320,15 +331,7 @@ class Placement(QtCore.QObject):
 
     def _busy(self) -> bool:
         """Whether the document must be left alone a little longer."""
-        if watch.pen().pen_down or (self._away and aside.aside().is_wanted):
-            self._since = None
-            return True
-        if host.is_idle(self._doc):
-            self._since = None
-            return False
-        if self._since is None:
-            self._since = time.monotonic()
-        return time.monotonic() - self._since < PATIENCE
+        return self._patience.busy(self._away and aside.aside().is_wanted)
 
     def _apply_steps(self, name: str) -> Iterator[int]:
         while self._busy():
@@ -390,14 +393,3 @@ class Placement(QtCore.QObject):
     def _is_last_step(self) -> bool:
         """Whether Undo would take exactly our layer out: the painter did nothing since it came in."""
         return self._mark is not None and host.is_active(self._doc) and host.undo_list() == self._mark
-
-
-def open_as_document(picture: bytes, width: int, height: int, name: str) -> Any:
-    """A new document with bgra8 `picture` as its layer `name`, shown: for results whose document was closed."""
-    doc = host.krita().createDocument(width, height, name, "RGBA", "U8", colour.SRGB, 72.0)
-    node = doc.topLevelNodes()[0]
-    node.setName(name)
-    node.setPixelData(picture, 0, 0, width, height)
-    doc.refreshProjection()
-    host.krita().activeWindow().addView(doc)
-    return doc

@@ -16,6 +16,7 @@ _PRESS = (_Event.MouseButtonPress, _Event.MouseButtonDblClick)
 _STALE = 1.0  # seconds without an event of the pen after which a forgotten release is looked for
 _TRAIL = 1024
 """Pen events that are remembered for whoever follows the stroke."""
+_PATIENCE = 3.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -135,3 +136,24 @@ def may_touch(doc: Any) -> bool:
     From Krita 5.2 on both end a running stroke and freeze for more than a second.
     """
     return not pen().pen_down and host.is_idle(doc)
+
+
+class Patience:
+    """How long the end of a job waits for an idle document: for ever while the pen is down, else for three seconds.
+
+    The transform tool keeps a document busy for as long as it is active; then the painter's click counts more.
+    """
+
+    def __init__(self, doc: Any) -> None:
+        self._doc = doc
+        self._since: float | None = None  # when it was first found busy with the pen up
+
+    def busy(self, more: bool = False) -> bool:
+        """Whether the document must be left alone a little longer. more: so it is for another reason, without limit."""
+        hold = more or pen().pen_down
+        if hold or host.is_idle(self._doc):
+            self._since = None
+            return hold
+        if self._since is None:
+            self._since = time.monotonic()
+        return time.monotonic() - self._since < _PATIENCE

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from krita_sd import versions
+from server.setup.kritas import cache_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = [path for path in sorted((ROOT / "krita_sd").rglob("*.py")) if "_vendor" not in path.parts]
@@ -24,10 +27,11 @@ ossaudiodev pipes sndhdr smtpd spwd sunau telnetlib uu xdrlib""".split()
 """Modules that 3.12 and 3.13 took out of the standard library."""
 
 COMPILE = """
-import sys, warnings
+import json, sys, warnings
 warnings.simplefilter("error")
-for name in sys.argv[1:]:
-    compile(open(name, encoding="utf-8").read(), name, "exec")
+for name, text in json.loads(sys.stdin.buffer.read()).items():
+    compile(text, name, "exec")
+print(sys.version_info[1])
 """
 
 
@@ -37,16 +41,29 @@ def test_the_plugin_has_the_grammar_of_every_python(minor: int) -> None:
         ast.parse(path.read_text(encoding="utf-8"), filename=str(path), feature_version=(3, minor))
 
 
+def pythons(minor: int) -> Iterator[list[str]]:
+    """Commands that may start that Python here: this one, one on PATH, a version manager's, another Krita's."""
+    if sys.version_info[:2] == (3, minor):
+        yield [sys.executable]
+    yield [f"python3.{minor}"]
+    managed = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    yield from ([str(path)] for path in managed.glob(f"3.{minor}.*/bin/python3.{minor}"))
+    for path in cache_folder(os.environ, Path.home()).glob(f"*/usr/bin/python3.{minor}"):
+        yield ["chroot", str(path.parents[2]), f"/usr/bin/python3.{minor}"]
+
+
 @pytest.mark.parametrize("minor", PYTHONS)
 def test_the_plugin_compiles_without_a_warning(minor: int) -> None:
-    """With that very Python where this machine has it."""
-    name = sys.executable if sys.version_info[:2] == (3, minor) else f"python3.{minor}"
-    python = shutil.which(name)
-    # A version manager has commands for versions that it then does not start.
-    if python is None or subprocess.run([python, "-c", ""], capture_output=True).returncode:
-        pytest.skip(f"no python3.{minor} on this machine")
-    done = subprocess.run([python, "-c", COMPILE, *map(str, PLUGIN)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    """With that very Python where this machine has it. The real Krita's own does the same in test_smoke.py."""
+    sources = json.dumps({str(path): path.read_text(encoding="utf-8") for path in PLUGIN}).encode()
+    for command in pythons(minor):
+        # A version manager has commands for versions that it then does not start.
+        if shutil.which(command[0]) and not subprocess.run([*command, "-c", ""], capture_output=True).returncode:
+            done = subprocess.run([*command, "-I", "-c", COMPILE], input=sources, capture_output=True)
+            assert done.returncode == 0, done.stderr.decode()
+            assert int(done.stdout) == minor
+            return
+    pytest.skip(f"no python3.{minor} on this machine")
 
 
 def leaves_finally(node: ast.AST) -> Iterator[int]:
