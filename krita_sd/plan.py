@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,13 @@ def size_note(settings: Settings, model: Mapping[str, Any], extent: Extent, sele
     if made.second:
         return tr("Painted at {width} x {height}, then refined at full size.", width=width, height=height)
     return tr("Painted at {width} x {height}, then enlarged.", width=width, height=height)
+
+
+def stepped(strength: float, direction: int) -> float:
+    """The next multiple of 5 % above (1) or below (-1), within 0..1."""
+    exact = strength * 20
+    number = math.floor(exact + 1e-6) + 1 if direction > 0 else math.ceil(exact - 1e-6) - 1
+    return min(max(number, 0), 20) / 20
 
 
 def draw_seed() -> int:

@@ -20,31 +20,51 @@ log = logging.getLogger(__name__)
 
 DOCKER_ID = "krita_sd_docker"
 LIVE_DOCKER_ID = "krita_sd_live_docker"
+MENU = "krita_sd_menu"
 
 ACTIONS = {
     "krita_sd_action_generate": ("Krita SD: Generate", "generate"),
     "krita_sd_action_cancel": ("Krita SD: Cancel", "cancel"),
     "krita_sd_action_keep": ("Krita SD: Stop and keep", "keep"),
     "krita_sd_action_apply": ("Krita SD: Apply result", "apply"),
+    "krita_sd_action_apply_above": ("Krita SD: Apply result above the active layer", "apply_above"),
+    "krita_sd_action_apply_into": ("Krita SD: Apply result into the active layer", "apply_into"),
+    "krita_sd_action_apply_mask": ("Krita SD: Apply result as layer with transparency mask", "apply_mask"),
     "krita_sd_action_discard": ("Krita SD: Discard result", "discard"),
     "krita_sd_action_next": ("Krita SD: Next result", "next_result"),
     "krita_sd_action_previous": ("Krita SD: Previous result", "previous_result"),
     "krita_sd_action_toggle": ("Krita SD: Show or hide result", "toggle_shown"),
     "krita_sd_action_star": ("Krita SD: Star result", "star"),
     "krita_sd_action_input": ("Krita SD: Use result as input", "use_as_input"),
+    "krita_sd_action_clear_input": ("Krita SD: Start from the canvas again", "clear_input"),
     "krita_sd_action_vary": ("Krita SD: Vary result", "vary"),
     "krita_sd_action_same_seed": ("Krita SD: Same seed again", "same_seed"),
+    "krita_sd_action_restore_result": ("Krita SD: Take over the recipe of the result", "restore_result"),
     "krita_sd_action_restore_layer": ("Krita SD: Take over the recipe of the active layer", "restore_layer"),
+    "krita_sd_action_copy_prompt": ("Krita SD: Copy the prompt of the result", "copy_prompt"),
+    "krita_sd_action_copy_seed": ("Krita SD: Copy the seed of the result", "copy_seed"),
+    "krita_sd_action_copy_recipe": ("Krita SD: Copy the recipe of the result", "copy_recipe"),
+    "krita_sd_action_save": ("Krita SD: Save result as...", "show_save"),
     "krita_sd_action_cancel_waiting": ("Krita SD: Cancel waiting jobs", "cancel_waiting"),
     "krita_sd_action_prompt": ("Krita SD: Edit prompt", "focus_prompt"),
+    "krita_sd_action_options": ("Krita SD: Show or hide the settings behind the gear", "toggle_options"),
+    "krita_sd_action_stronger": ("Krita SD: More strength", "stronger"),
+    "krita_sd_action_weaker": ("Krita SD: Less strength", "weaker"),
+    "krita_sd_action_keep_seed": ("Krita SD: Keep the seed, or draw a new one each time", "toggle_seed"),
+    "krita_sd_action_exact_mask": ("Krita SD: Use the selection exactly as it is, or soften it", "toggle_exact_mask"),
     "krita_sd_action_leave_out": ("Krita SD: Leave the active layer out of the input", "leave_out"),
     "krita_sd_action_unmark": ("Krita SD: Unmark the active control layer", "unmark"),
+    "krita_sd_action_control_add": ("Krita SD: Add a control layer", "add_control"),
     "krita_sd_action_workspace": ("Krita SD: Next workspace", "next_workspace"),
     "krita_sd_action_history": ("Krita SD: Show history", "show_history"),
+    "krita_sd_action_grid": ("Krita SD: Show compare grid", "show_grid"),
     "krita_sd_action_queue": ("Krita SD: Show queue", "show_queue"),
     "krita_sd_action_models": ("Krita SD: Show models", "show_models"),
     "krita_sd_action_server": ("Krita SD: Show server", "show_server"),
     "krita_sd_action_prompts": ("Krita SD: Show used prompts", "show_prompts"),
+    "krita_sd_action_style": ("Krita SD: Show the style's words and values", "show_style"),
+    "krita_sd_action_folders": ("Krita SD: Show model folders", "show_folders"),
+    "krita_sd_action_downloads": ("Krita SD: Show downloads", "show_downloads"),
     "krita_sd_action_rescan": ("Krita SD: Look for models again", "rescan"),
     "krita_sd_action_free_memory": ("Krita SD: Free the server's memory", "free_memory"),
     "krita_sd_action_report": ("Krita SD: Copy a report without secrets", "copy_report"),
@@ -73,8 +93,11 @@ class KritaSD(Extension):
         application.aboutToQuit.connect(_stop)
 
     def createActions(self, window: Any) -> None:  # noqa: N802
+        # A menu of its own: so many lines would push those of other plugins out of sight.
+        menu = QtWidgets.QMenu(MENU, window.qwindow())
+        window.createAction(MENU, "Krita SD", "tools/scripts").setMenu(menu)
         for name, (text, method) in ACTIONS.items():
-            action = window.createAction(name, tr(text), "tools/scripts")
+            action = window.createAction(name, tr(text), f"tools/scripts/{MENU}")
             action.triggered.connect(lambda _checked=False, method=method: getattr(actions(), method)())
         # After the window exists: documents given on the command line are opened with it.
         QtCore.QTimer.singleShot(0, _watch_documents)
@@ -159,10 +182,22 @@ class Docker(DockWidget):
         self._panel.show_page(name)
         self._panel.take_keyboard()
 
+    def ask_where_to_save(self) -> None:
+        """Open the window that asks where to save the shown result."""
+        self._panel.workspaces["generate"].results.ask_where_to_save()
+
+    def open_control_menu(self) -> None:
+        """Show the docker with the menu of control layers open."""
+        self.show()
+        self.raise_()
+        self._panel.show_workspace()
+        self._panel.asking.controls.open_menu()
+
     def focus_prompt(self) -> None:
         """Show the docker and put the keyboard into the prompt."""
         self.show()
         self.raise_()
+        self._panel.show_workspace()
         self._panel.prompt.setFocus()
 
     def _draw(self) -> None:

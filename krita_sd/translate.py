@@ -9,6 +9,7 @@ from typing import Any
 from krita_sd import job_events as ev
 from krita_sd.link import LinkState
 from krita_sd.text import tr
+from krita_sd.view_lists import size_text
 from krita_sd.wire import client, parameters
 from krita_sd.wire.messages import STATES
 from krita_sd.wire.queries import QueueOrder
@@ -59,3 +60,11 @@ def device_text(device: dict[str, Any], where: str) -> tuple[str, bool]:
     known = bool(kind) and kind != "starting"
     device_name = (name or kind) if known else tr("starting the model program")
     return tr("Connected to {where}: {device}.", where=where, device=device_name), known
+
+
+def free_text(device: dict[str, Any]) -> str:
+    """How much of the device's memory is free; "" when it is not known."""
+    free, memory = device.get("free"), device.get("memory")
+    if not isinstance(free, int) or not isinstance(memory, int) or not 0 < free <= memory:
+        return ""
+    return tr("{free} of {memory} free.", free=size_text(free), memory=size_text(memory))

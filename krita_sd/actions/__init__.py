@@ -20,8 +20,10 @@ from krita_sd.actions.history import History
 from krita_sd.actions.live import Live
 from krita_sd.actions.prompting import Prompting
 from krita_sd.actions.queue import Queue
+from krita_sd.actions.recipes import COPIES
 from krita_sd.actions.results import Results, with_thumbnail
 from krita_sd.actions.serving import Serving
+from krita_sd.actions.shortcuts import Shortcuts
 from krita_sd.actions.styling import Styling
 from krita_sd.guarded import guarded
 from krita_sd.live.view import LiveView
@@ -54,6 +56,7 @@ class Actions(Core):
         self.serving = Serving(self)
         self.collection = Collection(self, self.server.rescan)
         self.comparing = Comparing(self, self.results, self.again, self.history)
+        self.shortcuts = Shortcuts(self)
         # The history first: what it has not written when Krita quits, the shelf must keep.
         self.parts = [
             self.history,
@@ -92,10 +95,22 @@ class Actions(Core):
         self.next_result, self.previous_result = self.results.next_result, self.results.previous_result
         self.rescan, self.free_memory = self.server.rescan, self.serving.free_memory
         self.copy_report = self.serving.copy_diagnostics
+        self._for_shortcuts()
         self.leave_out, self.unmark = self.controlling.leave_out_active, self.controlling.unmark_active
-        for page in ("history", "queue", "models", "server", "prompts", "folders", "downloads"):
-            setattr(self, f"show_{page}", functools.partial(self.show_page, page))
         self._refresh()
+
+    def _for_shortcuts(self) -> None:
+        """Names for what has no button of its own: pages, lines of menus, steps of values."""
+        part, now = self.shortcuts, functools.partial
+        for page in ("history", "grid", "queue", "models", "server", "prompts", "style", "folders", "downloads"):
+            setattr(self, f"show_{page}", now(self.show_page, page))
+        for way in ("above", "into", "mask"):
+            setattr(self, f"apply_{way}", now(self.apply_in, way))
+        for what in COPIES:
+            setattr(self, f"copy_{what}", now(self.copy, what))
+        self.stronger, self.weaker = now(part.change_strength, 1), now(part.change_strength, -1)
+        self.toggle_seed, self.toggle_exact_mask = part.toggle_seed, part.toggle_exact_mask
+        self.toggle_options, self.show_save, self.add_control = part.toggle_options, part.show_save, part.add_control
 
     def input_result(self) -> str | None:
         """Key of the result that the next picture starts from; None for the canvas."""

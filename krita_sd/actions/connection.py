@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from krita_sd.guarded import guarded
 from krita_sd.link import Link, LinkState, Target
 from krita_sd.server_process import start_or_find
 from krita_sd.text import tr
-from krita_sd.translate import device_text
+from krita_sd.translate import device_text, free_text
+from krita_sd.view import View
 from krita_sd.wire import client
 from krita_sd.wire.errors import Code
 
@@ -61,6 +63,11 @@ class Connection(Part):
             self.say(str(event.error), True)
         elif isinstance(event, client.JobState) and not self._device_known and event.state.state == "encoding":
             core.link.list_models()  # the worker runs now, so the server knows its device
+
+    def viewed(self, view: View) -> View:
+        if self.core.connection.kind == "connected" and view.status == self.core.connection.text:
+            return dataclasses.replace(view, status=f"{view.status} {free_text(self.core.device)}".strip())
+        return view
 
     def _server_said(self, models: tuple[dict[str, Any], ...], device: dict[str, Any]) -> None:
         self.core.models, self.core.device = models, device

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from krita_sd import diagnostics
+from krita_sd import job_events as ev
 from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
 from krita_sd.canvas import host
@@ -70,8 +71,19 @@ class Serving(Part):
         elif isinstance(event, client.Answered) and isinstance(event.message, MemoryEstimate):
             if event.message.id == self._question:
                 self.verdict = event.message
+                self._note_free(event.message.free)
         elif isinstance(event, client.Refused) and event.error.code is Code.UNSUPPORTED:
             self._supported = self._supported and f"'{Estimate.type}'" not in event.error.message
+
+    def fed(self, event: Any) -> None:
+        if isinstance(event, ev.StateChanged) and event.phase.terminal:
+            self._asked = None  # what is free has changed
+
+    def _note_free(self, free: int) -> None:
+        """The verdict counts without what is left to others; the device is told of with it."""
+        left = self.core.device.get("leave")
+        if free > 0:
+            self.core.device = {**self.core.device, "free": free + (left if isinstance(left, int) else 0)}
 
     def shown(self) -> dict[str, Any]:
         if not self._supported or not self.core.table.connected or self._asked is None:

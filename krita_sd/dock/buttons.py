@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from krita_sd.qt import Qt, QtCore, QtGui, QtWidgets
@@ -38,6 +38,15 @@ def _name(button: Any, name: str, accessible: str, tip: str) -> None:
     button.setObjectName(f"krita_sd_{name}")
     button.setAccessibleName(accessible)
     button.setToolTip(tip)
+    button.setProperty("krita_sd_tip", tip)
+
+
+def show_shortcuts(within: Any, actions: Mapping[str, str]) -> None:
+    """Bring the tooltips of buttons below `within` up to date: {name of the button: name of the action}."""
+    for name, action in actions.items():
+        button = within.findChild(QtWidgets.QAbstractButton, f"krita_sd_{name}")
+        if button is not None:
+            set_tip(button, button.property("krita_sd_tip"), action)
 
 
 def set_tip(button: Any, tip: str, action: str) -> None:

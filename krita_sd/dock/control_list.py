@@ -57,6 +57,10 @@ class ControlList(QtWidgets.QWidget):
         names = self._controlling.left_out
         self.left_out.say(tr("Left out: ") + ", ".join(names) if names else "")
 
+    def open_menu(self) -> None:
+        """Open the menu below its button."""
+        self.add.menu().popup(self.add.mapToGlobal(self.add.rect().bottomLeft()))
+
     def _fill_menu(self) -> None:
         menu = self.add.menu()
         menu.clear()

@@ -9,6 +9,7 @@ from krita_sd.dock import buttons
 from krita_sd.dock.options import Options
 from krita_sd.dock.results_section import ResultsSection
 from krita_sd.dock.sentence import Sentence
+from krita_sd.dock.tips import escaped
 from krita_sd.qt import Qt, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
@@ -91,14 +92,14 @@ class GeneratePage(QtWidgets.QWidget):
 
     def _progress_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
-        self.progress = QtWidgets.QProgressBar()
+        self.progress = _Bar()
         self.progress.setObjectName("krita_sd_progress")
         self.progress.setAccessibleName(tr("Progress"))
         self.progress.setMinimumWidth(60)
         tip = tr("Stop here and keep what you see")
         self.keep = buttons.push("keep", tr("Stop and keep"), tip, self._actions.keep)
-        row.addWidget(self.progress, 2)
-        row.addWidget(self.keep, 1)
+        row.addWidget(self.progress, 1)
+        row.addWidget(self.keep)  # as wide as its text, where there is room
         return row
 
     def show_view(self, view: View, settings: Settings) -> None:
@@ -120,12 +121,6 @@ class GeneratePage(QtWidgets.QWidget):
         self._render_job(view)
         self.results.show_view(view, settings)
 
-    def showEvent(self, event: Any) -> None:  # noqa: N802
-        super().showEvent(event)
-        # Shortcuts may have been changed since.
-        buttons.set_tip(self.cancel, tr("Stop without a trace (Esc)"), "cancel")
-        buttons.set_tip(self.keep, tr("Stop here and keep what you see"), "keep")
-
     def _render_job(self, view: View) -> None:
         text = tr(view.button)
         if self.generate.text() != text:
@@ -142,3 +137,11 @@ class GeneratePage(QtWidgets.QWidget):
         self.progress.setFormat(view.progress_text.replace("%", "%%"))
         self.progress.setTextVisible(bool(view.progress_text))
         self.progress.setAccessibleDescription(view.progress_text)
+        self.progress.setToolTip(escaped(view.progress_text))
+
+
+class _Bar(QtWidgets.QProgressBar):
+    """Its text ends in "…" where it is too long; Qt would break it into lines that nobody can read."""
+
+    def text(self) -> str:
+        return str(self.fontMetrics().elidedText(super().text(), Qt.TextElideMode.ElideRight, self.width() - 6))

@@ -56,6 +56,12 @@ class ModelsPage(QtWidgets.QWidget):
         self.tree.setRootIsDecorated(False)
         self.tree.setUniformRowHeights(True)
         self.tree.setMinimumHeight(120)
+        header = self.tree.header()
+        header.setStretchLastSection(False)
+        header.setMinimumSectionSize(30)
+        # The name gives way: family and size are short, and say which of two is which.
+        header.setSectionResizeMode(header.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(0, header.ResizeMode.Stretch)
         self.tree.currentItemChanged.connect(lambda _new, _old: self._tell())
         self.tree.itemActivated.connect(lambda _item, _column: self._use())
         column.addWidget(self.tree, 1)
@@ -101,8 +107,6 @@ class ModelsPage(QtWidgets.QWidget):
                 if problem:
                     item.setForeground(column, self.palette().brush(self.palette().ColorRole.PlaceholderText))
             self.tree.addTopLevelItem(item)
-        self.tree.resizeColumnToContents(0)
-        self.tree.setColumnWidth(0, min(self.tree.columnWidth(0), 200))
         self._tell()
 
     def _entry(self) -> Any:

@@ -16,6 +16,18 @@ from krita_sd.view import View
 
 _NARROW = 44  # points
 
+_SHORTCUTS = {
+    **{f"show_{entry.name}": entry.name for entry in pages.PAGES},
+    **dict.fromkeys(("show_generate", "show_live"), "workspace"),
+    **{name: name for name in ("prompts", "rescan", "options", "cancel", "keep", "discard", "clear_input")},
+    "control_add": "control_add",
+    "edit_style": "style",
+    "free_memory": "free_memory",
+    "diagnostics": "report",
+    "queue_clear": "cancel_waiting",
+}
+"""Buttons whose tooltips tell the shortcut of an action. Those whose text changes tell it where it changes."""
+
 
 class Panel(QtWidgets.QWidget):
     """`actions` is `krita_sd.actions.Actions` or stands for it. `show_view` is called by whoever owns the panel when
@@ -107,6 +119,11 @@ class Panel(QtWidgets.QWidget):
         if was_here:
             self.take_keyboard()
 
+    def show_workspace(self) -> None:
+        """Leave the page, if one shows."""
+        if self.page:
+            self.show_page("")
+
     def take_keyboard(self) -> None:
         """Put the keyboard into the first field of what shows."""
         if not self.page:
@@ -140,9 +157,8 @@ class Panel(QtWidgets.QWidget):
 
     def showEvent(self, event: Any) -> None:  # noqa: N802
         super().showEvent(event)
-        for entry in (*pages.WORKSPACES, *pages.PAGES):
-            if entry.name in self._switch:
-                buttons.set_tip(self._switch[entry.name], tr(entry.tip), entry.name)
+        # They may have been changed since.
+        buttons.show_shortcuts(self, _SHORTCUTS)
 
     def keyPressEvent(self, event: Any) -> None:  # noqa: N802
         # Keys that no field wanted come here.

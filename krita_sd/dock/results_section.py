@@ -30,6 +30,7 @@ class ResultsSection(QtWidgets.QWidget):
         super().__init__()
         self.setObjectName("krita_sd_results_area")
         self._actions = actions
+        self._folder = str(Path.home())
         column = QtWidgets.QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
@@ -101,7 +102,7 @@ class ResultsSection(QtWidgets.QWidget):
         _add(menu, "Copy seed", "", lambda: act.copy("seed"))
         _add(menu, "Copy recipe", "As text that other programs read", lambda: act.copy("recipe"))
         menu.addSeparator()
-        _add(menu, "Save as...", "PNG, WebP or JPEG", self._save)
+        _add(menu, "Save as...", "PNG, WebP or JPEG", self.ask_where_to_save)
         self.with_metadata = _add(menu, "Save with recipe", "Prompt, seed and settings inside the saved file", None)
         self.with_metadata.setCheckable(True)
         self.with_metadata.triggered.connect(lambda on: act.change(save_metadata=on))
@@ -110,8 +111,8 @@ class ResultsSection(QtWidgets.QWidget):
     def _menu_at(self, point: Any) -> None:
         self.more.menu().popup(self.strip.mapToGlobal(point))
 
-    def _save(self) -> None:
-        """Not modal: the painter may go on painting while it is open."""
+    def ask_where_to_save(self) -> None:
+        """Not modal: the painter may go on painting while the window is open."""
         dialog = QtWidgets.QFileDialog(self, tr("Save the picture"), self._folder, _FILTER)
         dialog.setObjectName("krita_sd_save")
         dialog.setAcceptMode(QtWidgets.QFileDialog.AcceptMode.AcceptSave)
@@ -128,7 +129,7 @@ class ResultsSection(QtWidgets.QWidget):
         self.discard.setEnabled(view.can_discard)
         for widget in (self.ways, self.more):
             widget.setEnabled(view.can_discard)
-        self.apply.setToolTip(f"{tr(_WAYS[settings.apply_way][1])} (Enter)")
+        buttons.set_tip(self.apply, f"{tr(_WAYS[settings.apply_way][1])} (Enter)", "apply")
         for way, action in self.way_actions.items():
             action.setChecked(way == settings.apply_way)
         self.with_metadata.setChecked(settings.save_metadata)

@@ -124,7 +124,7 @@ class ServerPage(QtWidgets.QWidget):
 def memory_text(device: Mapping[str, Any]) -> str:
     """What is known of the device's memory, in bytes under these names; "" when nothing is."""
     facts = []
-    for key, title in (("free", mark("free")), ("total", "in all"), ("leave", "left to others")):
+    for key, title in (("free", mark("free")), ("memory", "in all"), ("leave", "left to others")):
         value = device.get(key)
         if isinstance(value, (int, float)) and value > 0:
             facts.append(f"{size_text(int(value))} {tr(title)}")

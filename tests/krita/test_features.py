@@ -267,10 +267,20 @@ def test_shortcuts_reach_every_action(studio: Studio, session: Session) -> None:
     assert session.eval("[name for name in ACTIONS if K.action(name) is None]") == []
     session.run("close_all()")
     session.wait("not K.documents()")
-    quiet = "[K.action(name).trigger() for name in ACTIONS if 'live' not in name and 'workspace' not in name]"
+    found = "[m for m in K.activeWindow().qwindow().findChildren(QtWidgets.QMenu) if top in m.actions()]"
+    session.run(f"top = K.action('krita_sd_menu'); menus = {found}")
+    menu = session.eval("[a.text() for m in menus for a in m.actions() if 'Krita SD' in a.text()]")
+    assert menu == ["Krita SD"], "one line, whose menu has the others"
+    assert session.eval("len(top.menu().actions()) == len(ACTIONS)")
+    session.run("del top, menus")
+    apart = ("live", "workspace", "control_add")
+    quiet = f"[K.action(name).trigger() for name in ACTIONS if not any(part in name for part in {apart})]"
     session.run(quiet)
     session.wait("not A.table.active and not dialogs()", 20)
     assert session.eval("ERRORS") == []
+    session.run(
+        "A.change(seed_fixed=True, seed=5, exact_mask=False, options_open=False, strength=1.0, apply_way='top')"
+    )
     session.run("[docker.show_page('') for docker in A.dockers()]; A.change(prompt='a red circle')")
     studio.document(SIDE, SIDE)
     session.run("K.action('krita_sd_action_generate').setShortcut(QtGui.QKeySequence('Ctrl+F9'))")
@@ -284,6 +294,26 @@ def test_shortcuts_reach_every_action(studio: Studio, session: Session) -> None:
     studio.applied()
     for name in ("krita_sd_action_generate", "krita_sd_action_apply"):
         session.run(f"K.action({name!r}).setShortcut(QtGui.QKeySequence())")
+    trigger = "K.action('krita_sd_action_{}').trigger()"
+    for name, after in (
+        ("weaker", "A.settings.strength == 0.95"),
+        ("stronger", "A.settings.strength == 1.0"),
+        ("keep_seed", "not A.settings.seed_fixed"),
+        ("exact_mask", "A.settings.exact_mask"),
+        ("options", "widget_state('krita_sd_steps')['visible']"),
+        ("copy_prompt", "QtWidgets.QApplication.clipboard().text() == 'a red circle'"),
+        ("control_add", "isinstance(QtWidgets.QApplication.activePopupWidget(), QtWidgets.QMenu)"),
+    ):
+        session.run(trigger.format(name))
+        session.wait(after, 10, name)
+    session.screenshot("docker-control-menu")
+    studio.key("Escape")
+    session.wait("QtWidgets.QApplication.activePopupWidget() is None", 10)
+    session.run("A.change(exact_mask=False, options_open=False)")
+    session.run("K.action('krita_sd_action_save').trigger()")
+    session.wait("any(x['title'] == 'Save the picture' for x in dialogs())", 10)
+    session.run("[w.close() for w in QtWidgets.QApplication.topLevelWidgets() if w.objectName() == 'krita_sd_save']")
+    session.wait("not dialogs()", 10)
     session.run("K.action('krita_sd_action_prompt').trigger()")
     session.wait("widget_state('krita_sd_prompt')['focus']", 10)
     session.run("K.action('krita_sd_action_queue').trigger()")
@@ -358,3 +388,32 @@ def test_server_and_models_pages_work(studio: Studio, session: Session) -> None:
     session.wait("not A.settings.server_uri and A.connection.kind == 'connected'", 40)
     studio.click("krita_sd_show_server")
     one(studio, "a red circle")
+
+
+def test_the_whole_way_by_keyboard(studio: Studio, session: Session) -> None:
+    """From the canvas to the applied layer without the pointer."""
+    session.run("K.action('krita_sd_action_prompt').setShortcut(QtGui.QKeySequence('Ctrl+F8')); A.change(count=2)")
+    studio.focus_canvas()
+    studio.key("ctrl+F8")
+    session.wait("widget_state('krita_sd_prompt')['focus']", 10)
+    studio._xdotool("type", "--delay", "8", "a red circle")
+    studio.key("shift+Return")
+    session.wait("len(A.table.results) == 2 and not A.table.active", 60)
+    focus = "QtWidgets.QApplication.focusWidget().objectName()"
+    passed = []
+    while (name := session.eval(focus)) != "krita_sd_results":
+        assert name not in passed and len(passed) < 40, passed
+        passed.append(name)
+        studio.key("Tab")
+        session.wait(f"{focus} != {name!r}", 10, f"Tab to leave {name}")
+    assert "krita_sd_generate" in passed, passed
+    last = session.eval("A.table.selected")
+    studio.key("Left")
+    session.wait(f"A.table.selected not in (None, {last!r})", 10)
+    studio.key("space")
+    session.wait("not A.table.stage", 10, "nothing on the canvas")
+    studio.key("space")
+    session.wait("A.table.stage", 10, "the picture again")
+    studio.key("Return")
+    studio.applied()
+    session.run("K.action('krita_sd_action_prompt').setShortcut(QtGui.QKeySequence())")

@@ -87,7 +87,7 @@ class Recorder:
             "problem": "<b>It is not safe to load.</b>",
         },
     )
-    device: ClassVar[dict[str, Any]] = {"name": "GPU", "free": 3_000_000_000, "total": 8_000_000_000}
+    device: ClassVar[dict[str, Any]] = {"name": "GPU", "free": 3_000_000_000, "memory": 8_000_000_000}
 
     def thumbnail(self, key: str) -> None:
         return None

@@ -12,6 +12,7 @@ from krita_sd.geometry import Bounds, Extent
 from krita_sd.job_events import Captured, Created, KeepPressed, Phase, ResultArrived, StateChanged
 from krita_sd.jobs import JobTable
 from krita_sd.settings import ModelParams, Settings
+from krita_sd.translate import free_text
 from krita_sd.wire.errors import WireError
 from krita_sd.wire.recipe import Recipe
 from krita_sd.wire.values import UNSET
@@ -203,3 +204,16 @@ def test_a_model_that_is_gone_or_broken_is_said_and_not_hidden() -> None:
         "The server does not have this model.",
     ]
     assert choices[0].text == "Default (Pocket)"
+
+
+def test_strength_goes_by_steps_of_five_percent() -> None:
+    assert [plan.stepped(value, 1) for value in (0.0, 0.3, 0.62, 0.95, 1.0)] == [0.05, 0.35, 0.65, 1.0, 1.0]
+    assert [plan.stepped(value, -1) for value in (0.0, 0.05, 0.3, 0.62, 1.0)] == [0.0, 0.0, 0.25, 0.6, 0.95]
+
+
+def test_what_is_free_is_said_when_it_is_known() -> None:
+    """The names are those of the worker (`server.worker.device`)."""
+    device = {"kind": "cuda", "name": "Card", "memory": 12_000_000_000, "free": 5_100_000_000}
+    assert free_text(device) == "5.1 GB of 12.0 GB free."
+    for wrong in ({}, {"free": 0, "memory": 5}, {"free": 7, "memory": 0}, {"free": "<b>", "memory": 9}):
+        assert free_text(device | wrong if wrong else {}) == ""
