@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Loading control models: ControlNets (also union ones) and T2I-Adapters, as diffusers folders or single files."""
+"""Loading control models: ControlNets (also union ones) of UNets and of transformers, and T2I-Adapters, as diffusers
+folders or single files."""
 
 from __future__ import annotations
 
@@ -9,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, ControlNetUnionModel, T2IAdapter
+from diffusers import (
+    ControlNetModel,
+    ControlNetUnionModel,
+    FluxControlNetModel,
+    QwenImageControlNetModel,
+    SD3ControlNetModel,
+    T2IAdapter,
+)
 
 from krita_sd.wire.errors import Code, WireError
-from server.diffusion import control_names
+from server.diffusion import control_flow_names, control_names
 from server.diffusion.model import Recent
 from server.diffusion.weights import (
     IsCancelled,
@@ -25,15 +33,22 @@ from server.diffusion.weights import (
     incomplete,
 )
 
-_CLASSES = {"ControlNetModel": "controlnet", "ControlNetUnionModel": "union", "T2IAdapter": "t2i_adapter"}
-_KINDS: dict[str, Any] = {"controlnet": ControlNetModel, "union": ControlNetUnionModel, "t2i_adapter": T2IAdapter}
+_KINDS: dict[str, Any] = {
+    "controlnet": ControlNetModel,
+    "union": ControlNetUnionModel,
+    "t2i_adapter": T2IAdapter,
+    "flux_net": FluxControlNetModel,
+    "sd3_net": SD3ControlNetModel,
+    "qwen_net": QwenImageControlNetModel,
+}
+_CLASSES = {made.__name__: kind for kind, made in _KINDS.items()}
 _MAPS_KEPT = 8
 
 
 @dataclass(eq=False)
 class ControlModel:
-    """A control model in memory. kind: controlnet | union | t2i_adapter. `maps`: what was computed of control pictures
-    alone, and is the same in every step and job."""
+    """A control model in memory. kind: controlnet | union | t2i_adapter | flux_net | sd3_net | qwen_net. `maps`: what
+    was computed of control pictures alone, and is the same in every step and job."""
 
     name: str
     kind: str
@@ -104,6 +119,8 @@ def _from_folder(folder: Path, shapes: control_names.Shapes) -> tuple[str, dict[
 
 def _from_file(path: Path, shapes: control_names.Shapes) -> tuple[str, dict[str, Any], dict[str, str]]:
     try:
+        if control_flow_names.is_flow_net(shapes):
+            return *control_flow_names.flow_net(shapes), {name: name for name in shapes}
         if control_names.is_controlnet(shapes):
             names = control_names.controlnet_names(shapes)
             config = control_names.controlnet_config({name: shapes[stored] for name, stored in names.items()})
@@ -121,5 +138,5 @@ def _unknown(path: Path) -> WireError:
     return WireError(
         Code.MODEL_UNSUPPORTED,
         f"The file {path.name} is not a control model of a kind that is known here.",
-        "Use a ControlNet or T2I-Adapter for SD 1.x, SD 2.x or SDXL.",
+        "Use a ControlNet for SD 1.x, SD 2.x, SDXL, SD3, Flux 1 or Qwen-Image in diffusers' layout, or a T2I-Adapter.",
     )

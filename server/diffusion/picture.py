@@ -12,6 +12,7 @@ import torch
 
 from server.diffusion.checks import in_float32, is_finite, nan_output
 from server.diffusion.features.control import Controls
+from server.diffusion.features.control_flow import FLOW_NETS, FlowControls
 from server.diffusion.features.looks import Looks, looked_at
 from server.diffusion.features.masks import MaskChannels, MaskedChange, cell_sums
 from server.diffusion.features.redux import ReduxWords
@@ -170,8 +171,10 @@ class _Job:
         adapters = [layer for layer in task.controls if layer.model.kind == "ip_adapter"]
         maps = [layer for layer in task.controls if layer.model.kind not in LOOKED_AT]
         guides: list[Guide] = []
-        if maps:
-            guides.append(Controls(self.model, schedule, maps))
+        unets = [layer for layer in maps if layer.model.kind not in FLOW_NETS]
+        flows = [layer for layer in maps if layer.model.kind in FLOW_NETS]
+        if unets:
+            guides.append(Controls(self.model, schedule, unets))
         if adapters:
             guides.append(References(self.model, schedule, adapters))
         redux = [layer for layer in task.controls if layer.model.kind == "redux"]
@@ -179,6 +182,8 @@ class _Job:
             guides.append(ReduxWords(self.model, schedule, redux))
         if looked_at(self.model, task):
             guides.append(Looks(self.model, schedule, task))
+        if flows:
+            guides.append(FlowControls(self.model, schedule, flows, task.guidance))
         return guides
 
     def _from_noise(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from server.diffusion.features.control import Controls
+from server.diffusion.features.control_flow import FlowControls
 from server.diffusion.features.looks import Looks
 from server.diffusion.features.redux import ReduxWords
 from server.diffusion.features.reference import References
@@ -22,7 +23,7 @@ from server.diffusion.sampling import Control, Feature
 from server.diffusion.task import Cancelled, Task
 from server.diffusion.tiles import Tile, tiles
 
-Guide = Controls | References | Looks | ReduxWords
+Guide = Controls | FlowControls | References | Looks | ReduxWords
 """What takes part in every prediction of a job."""
 
 OVERLAP = 0.25

@@ -21,8 +21,8 @@ class Capabilities:
     """One row. guidance: "pair" (negative and positive in one batch), "calls" (one after the other), "input" (a
     number that the network reads), "none". negative: a negative prompt means something. weights: so do weights of
     words. file: single .safetensors files load. inpainting: models with mask channels are known. lora: LoRAs apply.
-    references: who looks at reference pictures, "model" itself, "ip_adapter" or "redux"; "" for nobody. note: sentences
-    about what is missing.
+    references: who looks at reference pictures, "model" itself, "ip_adapter" or "redux"; "" for nobody. control: kinds
+    of control models that there are for it. note: sentences about what is missing.
     """
 
     guidance: str
@@ -34,6 +34,7 @@ class Capabilities:
     lora: bool = True
     samplers: tuple[str, ...] = SAMPLERS
     references: str = ""
+    control: tuple[str, ...] = ("controlnet",)
     note: str = ""
 
     def to_json(self, family: str) -> dict[str, Any]:
@@ -51,9 +52,12 @@ _FILES = (
 )
 
 CAPABILITIES: dict[str, Capabilities] = {
-    "sd1": Capabilities("pair", inpainting=True, references="ip_adapter"),
+    "sd1": Capabilities("pair", inpainting=True, references="ip_adapter", control=("controlnet", "t2i_adapter")),
     "sd2": Capabilities("pair", inpainting=True),
-    "sdxl": Capabilities("pair", inpainting=True, references="ip_adapter", note="The refiner is not used."),
+    "sdxl": Capabilities(
+        "pair", inpainting=True, references="ip_adapter", control=("controlnet", "t2i_adapter"),
+        note="The refiner is not used.",
+    ),
     "sd3": Capabilities(
         "pair", inpainting=True, samplers=FLOW_SAMPLERS,
         note="Weights of words reach CLIP, not T5. " + _FILES,
@@ -68,15 +72,15 @@ CAPABILITIES: dict[str, Capabilities] = {
         note="Sees the canvas whenever it starts from it. A single file of it looks like Flux 1. " + _ONLY_FOLDERS,
     ),
     "flux2": Capabilities(
-        "calls", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS, references="model",
+        "calls", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS, references="model", control=(),
         note="Dev reads guidance as a number and knows no negative prompt; Klein, where it is distilled, knows "
         "neither. Sees the canvas when it repaints a part of it. " + _ONLY_FOLDERS,
     ),
     "chroma": Capabilities(
-        "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, note=_FILES,
+        "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, control=(), note=_FILES,
     ),
     "z-image": Capabilities(
-        "pair", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, note=_FILES,
+        "pair", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, control=(), note=_FILES,
     ),
     "qwen-image": Capabilities(
         "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS,
@@ -111,9 +115,14 @@ FOLDERS = frozenset(CAPABILITIES)
 FILES = frozenset(family for family, row in CAPABILITIES.items() if row.file)
 """Families of which single files load."""
 
+CONTROLLED = frozenset(family for family, row in CAPABILITIES.items() if "controlnet" in row.control)
+"""Families whose ControlNets work."""
 
 LOOKING = frozenset(family for family, row in CAPABILITIES.items() if row.references == "model")
 """Families that look at reference pictures without an adapter."""
+
+
+_CONTROL = {"controlnet": "ControlNet", "t2i_adapter": "T2I-Adapter"}
 
 
 def families_json() -> dict[str, Any]:
@@ -130,14 +139,15 @@ def models_page() -> str:
         "Every family runs text to picture, picture to picture and inpainting with soft masks.",
         "",
         "| family | diffusers folder | single file | guidance | negative | weights of words | clip skip "
-        "| inpainting models | LoRA | references | samplers |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| inpainting models | LoRA | control | references | samplers |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for family, row in CAPABILITIES.items():
         flags = (row.negative, row.weights, row.clip_skip, row.inpainting, row.lora)
         samplers = "all" if row.samplers == SAMPLERS else ", ".join(row.samplers)
         looks = {"model": "itself", "ip_adapter": "IP-Adapter", "redux": "Redux", "": "no"}[row.references]
-        cells = (TITLES[family], "yes", _say(row.file), row.guidance, *map(_say, flags), looks, samplers)
+        control = ", ".join(_CONTROL[kind] for kind in row.control) or "no"
+        cells = (TITLES[family], "yes", _say(row.file), row.guidance, *map(_say, flags), control, looks, samplers)
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Guidance: `pair` and `calls` run a negative prompt, `input` is a number the network reads."]
     lines += [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from krita_sd.wire.errors import Code
 
-from .capabilities import FILES, FOLDERS
+from .capabilities import CONTROLLED, FILES, FOLDERS
 from .companions import encoder_role
 from .family import INPAINTING_CHANNELS, PLAIN_CHANNELS, TITLES, Detected, read_json
 from .header import Header
@@ -49,6 +49,9 @@ def unsupported(
         return f"{name} is a text encoder of a kind that no model here reads with.", Code.MODEL_UNSUPPORTED
     if detected.kind == "ip_adapter" and detected.family == "flux1":
         return f"{name} is an IP-Adapter for Flux 1, where Redux is used for references.", Code.MODEL_UNSUPPORTED
+    if detected.kind == "controlnet" and detected.family not in CONTROLLED | {""}:
+        title = TITLES.get(detected.family, detected.family)
+        return f"{name} is a ControlNet for {title}, which is not supported yet.", Code.MODEL_UNSUPPORTED
     if detected.kind != "checkpoint":
         return None
     if not detected.family:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.library.capabilities import CAPABILITIES, FILES, FLOW_SAMPLERS, families_json, models_page
+from server.library.capabilities import CAPABILITIES, CONTROLLED, FILES, FLOW_SAMPLERS, families_json, models_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
@@ -17,12 +17,14 @@ def test_the_page_is_current() -> None:
 
 def test_the_rows_are_the_engines() -> None:
     from server.diffusion.families import FAMILIES
+    from server.diffusion.features.control_flow import FLOW_NETS
     from server.diffusion.schedules import DIFFUSION, FLOW
     from server.diffusion.task import SAMPLERS
 
     assert set(CAPABILITIES) == set(FAMILIES)
     assert {family for family, row in FAMILIES.items() if row.layout} == FILES
     assert set(FLOW_SAMPLERS) == set(FLOW) and set(SAMPLERS) == set(DIFFUSION)
+    assert {family for fits in FLOW_NETS.values() for family in fits} == CONTROLLED - {"sd1", "sd2", "sdxl"}
 
 
 def test_the_hello_carries_every_row() -> None:
