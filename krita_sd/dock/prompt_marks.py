@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Colours for what a prompt's syntax means, as extra selections: undo and layout of the text are untouched."""
+"""Colours for what a prompt's syntax means, given to the layout of the text: undo knows nothing of them.
+
+Not as extra selections: of those Qt 5 draws only the last one in each line of a wrapped paragraph.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from krita_sd import prompt_text
-from krita_sd.qt import QtGui, QtWidgets
+from krita_sd.qt import QtGui
 
 _HUES = {"up": 130, "down": 215, "tag": 280, "file": 35, "choice": 35, "break": 280, "unclosed": 0}
 """Hue of each kind in degrees; saturation and lightness follow the theme."""
@@ -26,16 +30,24 @@ class Marks:
         if (text, base) == self._shown:
             return
         self._shown = text, base
-        self._field.setExtraSelections([self._selection(span, base < 128) for span in prompt_text.spans(text)])
+        marks = [(span, _format(span, base < 128, self._field.palette())) for span in prompt_text.spans(text)]
+        document = self._field.document()
+        block = document.begin()
+        while block.isValid():
+            block.layout().setFormats(list(_ranges(marks, text, block)))
+            document.markContentsDirty(block.position(), block.length())
+            block = block.next()
 
-    def _selection(self, span: prompt_text.Span, dark: bool) -> Any:
-        selection = QtWidgets.QTextEdit.ExtraSelection()
-        cursor = self._field.textCursor()
-        cursor.setPosition(utf16(self._field.toPlainText(), span.start))
-        cursor.setPosition(utf16(self._field.toPlainText(), span.end), QtGui.QTextCursor.MoveMode.KeepAnchor)
-        selection.cursor = cursor
-        selection.format = _format(span, dark, self._field.palette())
-        return selection
+
+def _ranges(marks: list[tuple[prompt_text.Span, Any]], text: str, block: Any) -> Iterator[Any]:
+    """The parts of the marks that lie in one paragraph, as its layout takes them."""
+    begin, length = block.position(), block.length()
+    for span, style in marks:
+        start, end = utf16(text, span.start) - begin, utf16(text, span.end) - begin
+        if start < length and end > 0:
+            found = QtGui.QTextLayout.FormatRange()
+            found.start, found.length, found.format = max(start, 0), min(end, length) - max(start, 0), style
+            yield found
 
 
 def utf16(text: str, index: int) -> int:

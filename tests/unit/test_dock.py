@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.unit.dock_collection import folders_and_downloads
+from tests.unit.dock_prompt import prompt_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERPRETERS = (sys.executable, "/usr/bin/python3")
@@ -170,53 +171,6 @@ def inside() -> dict[str, Any]:
     out |= prompt_keys(panel, actions, press)
     out |= lists(panel, actions, press)
     out |= pages(panel, actions, press)
-    return out
-
-
-def prompt_keys(panel: Any, actions: Recorder, press: Any) -> dict[str, Any]:
-    """Weights, colours and completion, by keys."""
-    from krita_sd.qt import Qt
-
-    field, key = panel.prompt, Qt.Key
-    no, control = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ControlModifier
-    out: dict[str, Any] = {}
-
-    def type_new(text: str) -> None:
-        field.setPlainText("")
-        press.keyClicks(field, text)
-
-    field.setPlainText("\U0001f600 a red house")
-    press.keyClick(field, key.Key_Home, no)
-    for _ in range(6):
-        press.keyClick(field, key.Key_Right, no)
-    for _ in range(2):
-        press.keyClick(field, key.Key_Up, control)
-    out["weighed"] = [field.toPlainText(), field.textCursor().selectedText()]
-    out["coloured"] = [entry.cursor.selectedText() for entry in field.extraSelections()]
-    press.keyClick(field, key.Key_Z, control)
-    out["weight undone"] = field.toPlainText()
-    for text, code in (
-        ("a, bl", key.Key_Tab),
-        ("a blu", key.Key_Return),
-        ("x <lo", key.Key_Tab),
-        ("__a", key.Key_Tab),
-    ):
-        type_new(text)
-        press.keyClick(field, code, no)
-        out.setdefault("completed", []).append(field.toPlainText())
-    type_new("bl")
-    press.keyClick(field, key.Key_Escape, no)
-    closed, actions.calls[:] = field.completion.is_open, []
-    press.keyClick(field, key.Key_Escape, no)
-    out["escape"] = [closed, actions.take()]
-    type_new("blu")
-    for code in (key.Key_Down, key.Key_Down, key.Key_Return):
-        press.keyClick(field, code, no)
-    out["completed"].append(field.toPlainText())
-    type_new("bluep")
-    actions.calls[:] = []
-    press.keyClick(field, key.Key_Tab, no)
-    out["style completed"] = [field.toPlainText(), [call for call in actions.take() if call[0] != "change"]]
     return out
 
 
@@ -394,6 +348,8 @@ def test_no_page_is_wider_than_the_narrowest_docker(seen: dict[str, Any]) -> Non
 def test_a_word_is_weighed_and_coloured_also_behind_an_emoji(seen: dict[str, Any]) -> None:
     assert seen["weighed"] == ["\U0001f600 a (red:1.2) house", "red"]
     assert seen["coloured"] == ["(red:1.2)"]
+    assert seen["coloured all"] == ["[fog]", "<lora:ink:0.5>", "__animals__", "# note", "("]
+    assert seen["drawn in its colour"] == [True, True, True]
     assert seen["weight undone"] == "\U0001f600 a (red:1.1) house"
 
 

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Weights, colours and completion in the prompt field, by keys: a part of test_dock.py for an interpreter with Qt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def prompt_keys(panel: Any, actions: Any, press: Any) -> dict[str, Any]:
+    """Weights, colours and completion, by keys."""
+    from krita_sd.qt import Qt
+
+    field, key = panel.prompt, Qt.Key
+    no, control = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ControlModifier
+    out: dict[str, Any] = {}
+
+    def type_new(text: str) -> None:
+        field.setPlainText("")
+        press.keyClicks(field, text)
+
+    field.setPlainText("\U0001f600 a red house")
+    press.keyClick(field, key.Key_Home, no)
+    for _ in range(6):
+        press.keyClick(field, key.Key_Right, no)
+    for _ in range(2):
+        press.keyClick(field, key.Key_Up, control)
+    out["weighed"] = [field.toPlainText(), field.textCursor().selectedText()]
+    out["coloured"] = marked(field)
+    press.keyClick(field, key.Key_Z, control)
+    out["weight undone"] = field.toPlainText()
+    for text, code in (
+        ("a, bl", key.Key_Tab),
+        ("a blu", key.Key_Return),
+        ("x <lo", key.Key_Tab),
+        ("__a", key.Key_Tab),
+    ):
+        type_new(text)
+        press.keyClick(field, code, no)
+        out.setdefault("completed", []).append(field.toPlainText())
+    field.setPlainText("a house by the sea, [fog], <lora:ink:0.5>, __animals__ # note\n(open")
+    out["coloured all"] = marked(field)
+    out["drawn in its colour"] = drawn_marks(field.toPlainText())
+    type_new("bl")
+    press.keyClick(field, key.Key_Escape, no)
+    closed, actions.calls[:] = field.completion.is_open, []
+    press.keyClick(field, key.Key_Escape, no)
+    out["escape"] = [closed, actions.take()]
+    type_new("blu")
+    for code in (key.Key_Down, key.Key_Down, key.Key_Return):
+        press.keyClick(field, code, no)
+    out["completed"].append(field.toPlainText())
+    type_new("bluep")
+    actions.calls[:] = []
+    press.keyClick(field, key.Key_Tab, no)
+    out["style completed"] = [field.toPlainText(), [call for call in actions.take() if call[0] != "change"]]
+    return out
+
+
+def marked(field: Any) -> list[str]:
+    """What has a colour of its own, paragraph by paragraph."""
+    found, block = [], field.document().begin()
+    while block.isValid():
+        ranges = sorted(block.layout().formats(), key=lambda entry: int(entry.start))
+        text = block.text().encode("utf-16-le")
+        found += [text[2 * r.start : 2 * (r.start + r.length)].decode("utf-16-le") for r in ranges]
+        block = block.next()
+    return found
+
+
+def drawn_marks(text: str) -> list[bool]:
+    """Of a first paragraph over several lines, whether pixels of each mark's colour are there."""
+    from krita_sd.dock.prompt_edit import PromptEdit
+    from krita_sd.qt import QtGui
+
+    field = PromptEdit("drawn", "drawn", "", 8)
+    field.resize(22 * field.fontMetrics().averageCharWidth(), 12 * field.fontMetrics().lineSpacing())
+    field.setPlainText(text)
+    image = field.grab().toImage()
+    pixels = [image.pixelColor(x, y) for x in range(image.width()) for y in range(image.height())]
+    ranges = field.document().begin().layout().formats()
+    colours = [
+        entry.format.foreground().color() for entry in ranges if entry.format.foreground().color().alpha() == 255
+    ]
+    near = [any(_distance(pixel, colour) < 60 for pixel in pixels) for colour in map(QtGui.QColor, colours)]
+    return near
+
+
+def _distance(one: Any, other: Any) -> int:
+    pairs = zip(one.getRgb()[:3], other.getRgb()[:3], strict=True)
+    return int(sum(abs(a - b) for a, b in pairs))
