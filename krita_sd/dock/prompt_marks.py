@@ -75,7 +75,7 @@ def _format(span: prompt_text.Span, dark: bool, palette: Any) -> Any:
     if kind == "weight":
         kind = "up" if span.weight >= 1.0 else "down"
         strong = min(1.0, 0.4 + abs(span.weight - 1.0))
-    colour = QtGui.QColor.fromHslF(_HUES[kind] / 360, 0.7 * strong, 0.68 if dark else 0.3)
+    colour = QtGui.QColor.fromHslF(_HUES[kind] / 360, 0.7 * strong, 0.68 if dark else 0.28)
     style.setForeground(colour)
     if kind == "unclosed":
         style.setUnderlineStyle(QtGui.QTextCharFormat.UnderlineStyle.WaveUnderline)

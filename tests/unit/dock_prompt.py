@@ -40,6 +40,7 @@ def prompt_keys(panel: Any, actions: Any, press: Any) -> dict[str, Any]:
     field.setPlainText("a house by the sea, [fog], <lora:ink:0.5>, __animals__ # note\n(open")
     out["coloured all"] = marked(field)
     out["drawn in its colour"] = drawn_marks(field.toPlainText())
+    out["contrast"] = [contrasts(theme) for theme in (("#2b2b2b", "#dcdcdc"), ("#f4f4f4", "#202020"))]
     type_new("bl")
     press.keyClick(field, key.Key_Escape, no)
     closed, actions.calls[:] = field.completion.is_open, []
@@ -83,6 +84,36 @@ def drawn_marks(text: str) -> list[bool]:
     ]
     near = [any(_distance(pixel, colour) < 60 for pixel in pixels) for colour in map(QtGui.QColor, colours)]
     return near
+
+
+def contrasts(theme: tuple[str, str]) -> dict[str, float]:
+    """Ratio of luminances (WCAG, 1 to 21) of every mark and of a warning to the background; theme: (base, text)."""
+    from krita_sd.dock.prompt_edit import PromptEdit
+    from krita_sd.dock.sentence import Sentence
+    from krita_sd.qt import QtGui, QtWidgets
+
+    palette, role = QtGui.QPalette(), QtGui.QPalette.ColorRole
+    for name, colour in ((role.Base, theme[0]), (role.Window, theme[0]), (role.Text, theme[1])):
+        palette.setColor(name, QtGui.QColor(colour))
+    room = QtWidgets.QWidget()
+    room.setPalette(palette)
+    field, label = PromptEdit("contrast", "contrast", "", 4), Sentence("contrast", "contrast", False)
+    for widget in (field, label):
+        widget.setParent(room)
+    field.setPalette(palette)
+    field.setPlainText("(up:1.1) (more:2) [down] (less:0.2) <lora:a:1> __file__ {a|b} BREAK (open")
+    label.warn(True)
+    ranges = field.document().begin().layout().formats()
+    found = {field.toPlainText()[r.start : r.start + r.length]: r.format.foreground().color() for r in ranges}
+    found["warning"] = label.palette().color(role.WindowText)
+    base = _luminance(QtGui.QColor(theme[0]))
+    light = {name: _luminance(colour) for name, colour in found.items()}
+    return {name: (max(value, base) + 0.05) / (min(value, base) + 0.05) for name, value in light.items()}
+
+
+def _luminance(colour: Any) -> float:
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour.getRgbF()[:3]]
+    return float(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])
 
 
 def _distance(one: Any, other: Any) -> int:

@@ -353,6 +353,11 @@ def test_a_word_is_weighed_and_coloured_also_behind_an_emoji(seen: dict[str, Any
     assert seen["weight undone"] == "\U0001f600 a (red:1.1) house"
 
 
+def test_marks_and_warnings_are_readable_in_dark_and_in_light_themes(seen: dict[str, Any]) -> None:
+    for theme in seen["contrast"]:
+        assert len(theme) >= 9 and min(theme.values()) >= 4.5, theme
+
+
 def test_words_loras_wildcards_and_styles_complete(seen: dict[str, Any]) -> None:
     assert seen["completed"] == ["a, blue sky", "a blu\n", "x <lora:ink:1>", "__animals__", "blur"]
     assert seen["style completed"] == ["", [["styling.choose", "own/x"]]]
