@@ -25,6 +25,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.filterwarnings(f"ignore:{warning}:DeprecationWarning"))
 
 
+@pytest.fixture
+def cell(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """cell(row, column, error=0.0) fills a cell of the contract's table; see tests.engine.cells."""
+    return lambda row, column, error=0.0: record_property("contract", (row, column, float(error)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the contract's table, of the cells that ran."""
+    from tests.engine.cells import PROPERTY, table
+
+    cells = [
+        (*value, outcome == "passed")
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        for name, value in getattr(report, "user_properties", [])
+        if name == PROPERTY and report.when == "call"
+    ]
+    if cells:
+        terminalreporter.section("the contract: largest error against diffusers (cells)")
+        for line in table(cells):
+            terminalreporter.write_line(line)
+        terminalreporter.write_line("-: not run here, or diffusers has none to compare with (docs/models.md)")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Tiny tensors: a second thread only costs."""

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from server.diffusion import SAMPLERS, Task, schedules
+from tests.engine.cells import Cell, lora_by_hand, soft_mask, still_known
 from tests.engine.conftest import Loaded, hard_mask, picture, run
 
 LOOSER: dict[tuple[str, str, str], float] = {}  # (model, kind, sampler) -> largest error of the latents
@@ -121,13 +122,14 @@ def oracle(model: Any, task: Task) -> tuple[torch.Tensor, np.ndarray]:
 
 @pytest.mark.parametrize(("name", "kind", "sampler"), CELLS, ids=["/".join(cell) for cell in CELLS])
 def test_equals_the_diffusers_pipeline(
-    name: str, kind: str, sampler: str, model_of: Loaded, monkeypatch: pytest.MonkeyPatch
+    name: str, kind: str, sampler: str, model_of: Loaded, monkeypatch: pytest.MonkeyPatch, cell: Cell
 ) -> None:
     model = model_of(**MODELS[name])
     task = task_of(kind, sampler)
     wanted, wanted_image = oracle(model, task)
     output, latents = run(model, task)
     error = float((latents - wanted).abs().max())
+    cell(name, kind.removesuffix("-full"), error)
     allowed = LOOSER.get((name, kind, sampler), 0.0)
     assert error <= allowed
     if allowed == 0.0:
@@ -153,6 +155,55 @@ def off_by_one(task: Task) -> dict[str, Task]:
     if task.mask is not None:
         others["mask one cell to the right"] = replace(task, mask=np.roll(task.mask, 8, axis=1))
     return others
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "inpaint" not in name and "distilled" not in name])
+def test_soft_masks_equal_the_pipeline_with_a_callback(name: str, model_of: Loaded, cell: Cell) -> None:
+    """diffusers has no soft masks: its img2img pipeline, with what is still known put back after every step."""
+    from server.diffusion.model import draw_noise, sample_latents
+
+    model, task = model_of(**MODELS[name]), replace(task_of("img2img", "Euler a"), mask=soft_mask(), begin="image")
+    steps = task.total_steps - task.start_step
+    with torch.inference_mode():
+        generator = torch.Generator().manual_seed(task.seed)
+        assert task.image is not None and task.mask is not None
+        mask = task.mask
+        original = sample_latents(model, task.image, generator).contiguous()
+        pipe = pipeline(model, replace(task, mask=None))
+        before = generator.get_state()
+        noise = draw_noise(original.shape, generator, model.device)
+        generator.set_state(before)
+
+        def put_back(pipe: Any, index: int, when: Any, values: dict[str, Any]) -> dict[str, Any]:
+            following = pipe.scheduler.timesteps[task.start_step + index + 1 :][:1]
+            known = pipe.scheduler.add_noise(original, noise, following) if len(following) else original
+            return {"latents": torch.where(still_known(mask, 8, index + 1, steps), known, values["latents"])}
+
+        wanted = pipe(
+            task.prompt,
+            negative_prompt=task.negative,
+            image=original.clone(),
+            strength=1.0 - task.start_step / task.total_steps,
+            num_inference_steps=task.total_steps,
+            guidance_scale=task.guidance,
+            generator=generator,
+            output_type="latent",
+            callback_on_step_end=put_back,
+        ).images
+    latents = run(model, task)[1]
+    cell(name, "soft mask", (latents - wanted).abs().max())
+    assert torch.equal(latents, wanted)
+    for label, other in off_by_one(task).items():
+        assert not torch.equal(run(model, other)[1], wanted), f"does not notice: {label}"
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "sd1-inpaint"])
+def test_loras_equal_weights_added_by_hand(name: str, model_of: Loaded, tmp_path: Any, cell: Cell) -> None:
+    model, task = model_of(**MODELS[name]), task_of("inpaint" if "inpaint" in name else "txt2img", "Euler")
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    error = lora_by_hand(model, model.unet, layer, "unet.", task, tmp_path / "style.safetensors")
+    cell(name, "LoRA", error)
+    assert error == 0.0
 
 
 SCHEDULES: dict[str, dict[str, Any]] = {

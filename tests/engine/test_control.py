@@ -19,6 +19,7 @@ from krita_sd.wire.errors import Code, WireError
 from server.diffusion import Cancelled, Task, generate, schedules
 from server.diffusion.control_loading import ControlModel, load_control
 from server.diffusion.task import ControlLayer
+from tests.engine.cells import Cell
 from tests.engine.conftest import Loaded, hard_mask, picture, run
 
 TASK = Task(prompt="a red boat", negative="fog", seed=3, total_steps=4, guidance=4.0, width=64, height=64)
@@ -130,7 +131,13 @@ KINDS = {
 )
 @pytest.mark.parametrize("count", [1, 2])
 def test_equals_the_diffusers_pipeline(
-    kind: str, name: str, guidance: float, count: int, model_of: Loaded, net_of: Callable[..., ControlModel]
+    kind: str,
+    name: str,
+    guidance: float,
+    count: int,
+    model_of: Loaded,
+    net_of: Callable[..., ControlModel],
+    cell: Cell,
 ) -> None:
     model = model_of(name)
     layers = (
@@ -139,7 +146,9 @@ def test_equals_the_diffusers_pipeline(
     )[:count]
     task = replace(KINDS[kind], controls=layers, guidance=guidance)
     wanted = oracle(model, task)
-    assert torch.equal(run(model, task)[1], wanted)
+    found = run(model, task)[1]
+    cell(name, "control", (found - wanted).abs().max())
+    assert torch.equal(found, wanted)
     others = {
         "weight": replace(layers[-1], weight=0.9),
         "picture": replace(layers[-1], image=np.roll(layers[-1].image, 8, axis=1)),
@@ -368,7 +377,7 @@ def test_a_control_model_of_another_family_is_refused(model_of: Loaded, net_of: 
 
 
 @pytest.mark.parametrize("union", [False, True])
-def test_sdxl_equals_the_diffusers_pipeline(union: bool, model_of: Loaded, tmp_path: Path) -> None:
+def test_sdxl_equals_the_diffusers_pipeline(union: bool, model_of: Loaded, tmp_path: Path, cell: Cell) -> None:
     """With sizes and pooled words for the control model too; a union net is told the type of the map."""
     import diffusers
 
@@ -412,7 +421,9 @@ def test_sdxl_equals_the_diffusers_pipeline(union: bool, model_of: Loaded, tmp_p
         output_type="latent",
         **shown,
     ).images
-    assert torch.equal(run(model, task)[1], wanted)
+    found = run(model, task)[1]
+    cell("sdxl", "control", (found - wanted).abs().max())
+    assert torch.equal(found, wanted)
     other = replace(task.controls[0], type="depth", weight=0.8 if union else 0.7)
     assert not torch.equal(run(model, replace(task, controls=(other,)))[1], wanted)
     if not union:

@@ -17,6 +17,7 @@ from server.diffusion import Task, generate
 from server.diffusion.features.reference import encoder_pixels, shares_of
 from server.diffusion.reference_loading import load_reference
 from server.diffusion.task import ControlLayer
+from tests.engine.cells import Cell
 from tests.engine.conftest import Loaded, picture, run
 from tests.engine.test_contract import pipeline
 
@@ -97,7 +98,9 @@ def oracle(model: Any, task: Task, paths: list[Path], scales: Any = None) -> tor
 @pytest.mark.parametrize(
     ("kinds", "guidance"), [([False], 4.0), ([False], 1.0), ([True], 4.0), ([False, True], 4.0)], ids=str
 )
-def test_equals_the_diffusers_pipeline(kinds: list[bool], guidance: float, model_of: Loaded, tmp_path: Path) -> None:
+def test_equals_the_diffusers_pipeline(
+    kinds: list[bool], guidance: float, model_of: Loaded, tmp_path: Path, cell: Cell
+) -> None:
     model = model_of("sd1")
     paths = [make_adapter(tmp_path, model, plus, seed) for seed, plus in enumerate(kinds)]
     layers = tuple(
@@ -107,7 +110,9 @@ def test_equals_the_diffusers_pipeline(kinds: list[bool], guidance: float, model
     task = replace(TASK, controls=layers, guidance=guidance)
     before = run(model, replace(task, controls=()))[1]
     ours = run(model, task)[1]
-    assert torch.equal(ours, oracle(model, task, paths))
+    wanted = oracle(model, task, paths)
+    cell("sd1", "reference", (ours - wanted).abs().max())
+    assert torch.equal(ours, wanted)
     last = layers[-1]
     for other in (replace(last, weight=0.3), replace(last, image=picture(seed=50)), replace(last, end=0.7)):
         assert not torch.equal(run(model, replace(task, controls=(*layers[:-1], other)))[1], ours)
@@ -125,13 +130,15 @@ PARTS_OF_TINY: list[tuple[str, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("family", "type", "scales"), PARTS_OF_TINY, ids=["/".join(row[:2]) for row in PARTS_OF_TINY])
 def test_style_and_composition_equal_the_pipelines_scales(
-    family: str, type: str, scales: dict[str, Any], model_of: Loaded, tmp_path: Path
+    family: str, type: str, scales: dict[str, Any], model_of: Loaded, tmp_path: Path, cell: Cell
 ) -> None:
     model = model_of(family)
     path = make_adapter(tmp_path, model)
     layer = ControlLayer(load_reference(path), picture(), 0.7, type=type)
     ours = run(model, replace(TASK, controls=(layer,)))[1]
-    assert torch.equal(ours, oracle(model, replace(TASK, controls=(layer,)), [path], scales))
+    wanted = oracle(model, replace(TASK, controls=(layer,)), [path], scales)
+    cell(family, "reference", (ours - wanted).abs().max())
+    assert torch.equal(ours, wanted)
     assert not torch.equal(ours, run(model, replace(TASK, controls=(replace(layer, type="reference"),)))[1])
 
 
