@@ -25,8 +25,17 @@ MODEL = {
     "family": "sd1",
     "kind": "checkpoint",
     "usable": True,
-    "native": {"min_side": 64, "max_side": 4096, "min_pixels": 4096, "max_pixels": 2**24, "second_pass": False},
+    "native": {
+        "min_side": 64,
+        "max_side": 4096,
+        "min_pixels": 4096,
+        "max_pixels": 2**24,
+        "pixels": 256**2,  # the rectangle around strokes has that size
+        "second_pass": False,
+    },
 }
+SCRIBBLE = {"id": "scribble", "name": "control scribble", "family": "sd1", "kind": "controlnet", "usable": True}
+MODELS = (MODEL, SCRIBBLE)
 
 
 @dataclass
@@ -73,6 +82,7 @@ class Peer:
         self.patches: list[Patch] = []
         self.stopped: list[str] = []
         self.answered: list[int] = []
+        self.pictures: set[str] = set()
         self._canvases: dict[str, Canvas] = {}
         self._waiting: tuple[ServerConnection, Live] | None = None
         self._changed = threading.Condition()
@@ -107,13 +117,15 @@ class Peer:
                 picture = assembler.feed(chunk)
                 if picture is not None and chunk.role == "canvas":
                     self._patch(connection, Patch.read(chunk.header, picture))
+                elif picture is not None:
+                    self.pictures.add(picture.hash)  # of a selection or a control layer
                 continue
             message = m.parse_from_client(raw)
             if isinstance(message, m.Hello):
                 device = {"kind": "cpu", "name": "Mirror"}
-                self._send(connection, m.Welcome(PROTOCOL, "0", "peer", message.session, 0, False, device, (MODEL,)))
+                self._send(connection, m.Welcome(PROTOCOL, "0", "peer", message.session, 0, False, device, MODELS))
             elif isinstance(message, m.ListModels):
-                self._send(connection, m.Models((MODEL,), {"kind": "cpu", "name": "Mirror"}))
+                self._send(connection, m.Models(MODELS, {"kind": "cpu", "name": "Mirror"}))
             elif isinstance(message, Live):
                 with self._changed:
                     self.requests.append(message)

@@ -243,3 +243,143 @@ def test_recording_writes_what_was_shown(pen: Pen, peer: Peer, session: Session)
     session.wait(f"'pictures in' in L.view.record_text and {str(folder)!r} in L.view.record_text")
     files = sorted(folder.rglob("*.png"))
     assert files and files[0].name == "frame 00001.png"
+
+
+def test_control_layers_and_parameters_are_followed(pen: Pen, peer: Peer, session: Session) -> None:
+    pen.document(400, 300)
+    session.run("d = K.activeDocument(); n = d.createNode('lines', 'paintlayer'); d.rootNode().addChildNode(n, None)")
+    session.run("n.setPixelData(bytes([0, 0, 0, 255]) * 900, 50, 50, 30, 30); d.refreshProjection()")
+    on(session)
+    session.run("A.change_live(steps=3, sampler='TCD', guidance=0.0)")
+    session.run("d.setActiveNode(n); A.controlling.mark_active('scribble')")
+    session.wait("len(L._machine.wish.controls) == 1 and L._reader is None", 10, "the control layer to be read")
+    caught_up(session, peer)
+    recipe = peer.requests[-1].recipe
+    assert (recipe.steps, recipe.sampler, recipe.guidance) == (3, "TCD", 0.0)
+    (control,) = recipe.controls
+    assert control.type == "scribble" and control.image in peer.pictures
+    assert session.eval("shown_pixel(60, 60)") == [0, 0, 0], "what steers is no part of the input"
+    before = peer.requests[-1].generation
+    session.run("n.setPixelData(bytes([0, 0, 0, 255]) * 900, 150, 150, 30, 30); L._lookout.look_again()")
+    session.wait(f"L.timeline.done[-1].generation > {before}", 10, "a frame of the other lines")
+    caught_up(session, peer)
+    (again,) = peer.requests[-1].recipe.controls
+    assert again.image != control.image and again.image in peer.pictures, "what is drawn on it is followed"
+    session.run("A.change_live(steps=None, sampler=None, guidance=None); del d, n")
+
+
+def test_the_rectangle_around_strokes_is_shown_and_goes_along(pen: Pen, peer: Peer, session: Session) -> None:
+    session.run("A.change_live(region='strokes')")
+    pen.document(1024, 768)
+    on(session)
+    first = session.eval("L._machine.live")
+    pen.stroke(wave(700, 600, 800, 20, 20.0))
+    session.wait(f"L._machine.live != {first!r} and L.frame is not None", 10, "the rectangle to move")
+    caught_up(session, peer)
+    x, y, width, height = session.eval("list(L._machine.aim.bounds)")
+    assert (width, height) == (256, 256) and x < 700 and y < 580 and x + 256 > 800 and y + 256 > 620
+    recipe = peer.requests[-1].recipe
+    assert (recipe.width, recipe.height) == (256, 256)
+    assert session.eval("[(s.outline, list(s.bounds)) for s in sheets()]") == [[True, [x, y, width, height]]]
+    there = session.eval("doc_pixel(750, 600)")
+    session.wait(f"shown_pixel(750, 600) == {[255 - value for value in there]}", 10)
+    session.screenshot("live-rectangle")
+
+
+def test_what_is_in_the_way_is_said_and_goes_on_when_it_is_gone(pen: Pen, session: Session) -> None:
+    """A closed docker, a hidden window, a battery: nothing is read or asked for meanwhile."""
+    pen.document(300, 300)
+    on(session)
+    session.run("docker = [d for d in K.dockers() if d.windowTitle() == 'Krita SD Live'][0]")
+    session.run("main = K.activeWindow().qwindow()")
+    session.run("from krita_sd.actions import live_around; live_around.on_battery = lambda: True")
+    for begin, sentence, end in (
+        (
+            "A.change_live(place='docker'); docker.hide()",
+            "The Live docker is closed.",
+            "docker.show(); docker.raise_()",
+        ),
+        ("main.showMinimized()", "Krita's window is hidden.", "main.showNormal()"),
+        ("A.change_live(battery=True)", "This machine runs on battery.", "A.change_live(battery=False)"),
+    ):
+        session.run(begin)
+        session.wait(f"L.view.status == 'Paused. ' + {sentence!r}", 10, sentence)
+        assert session.eval("L._machine.live == '' and sheets() == [] and L._lookout._doc is None")
+        session.run(end)
+        session.wait("L._machine.phase.value == 'on' and L.frame is not None", 10, f"no more: {sentence}")
+    session.wait("docker.widget().has_picture")
+    assert session.eval("sheets()") == [], "the picture is beside the canvas, nothing over it"
+    drawn = "docker.widget().grab().toImage().pixelColor(docker.widget().rect().center()).getRgb()[:3]"
+    session.wait(f"list({drawn}) == [0, 0, 0]", 5, "white paper, inverted, in the docker")
+    session.run("A.change_live(place='both')")
+    session.wait("len(sheets()) == 1 and L.frame is not None", 10, "the picture in both places")
+    session.run("docker.hide(); del docker, main")
+
+
+def test_opacity_and_fresh_strokes_seen_through(pen: Pen, peer: Peer, session: Session) -> None:
+    """How opaque the widget itself is, at a point of the document."""
+    session.run(
+        "def cover(x, y):\n"
+        "    s = sheets()[0]; p = s.transform.map(QtCore.QPointF(x, y)).toPoint()\n"
+        "    i = QtGui.QImage(s.size(), QtGui.QImage.Format.Format_ARGB32_Premultiplied); i.fill(0)\n"
+        "    f = QtWidgets.QWidget.RenderFlag.DrawChildren\n"
+        "    s.render(i, QtCore.QPoint(), QtGui.QRegion(), f)\n"
+        "    return i.pixelColor(p).alpha()\n"
+    )
+    pen.document(512, 512)
+    on(session)
+    caught_up(session, peer)
+    assert session.eval("cover(250, 200)") == 255
+    session.run("A.change_live(opacity=0.5)")
+    session.wait("abs(cover(250, 200) - 128) <= 1", 5, "half of it")
+    session.run("A.change_live(opacity=1.0)")
+    peer.delay = 1.5  # no frame contains the stroke yet
+    pen.begin(wave(100, 200, 400, 20), hold=10**9)
+    session.wait("not L._showing.fresh.box.is_empty and abs(cover(250, 200) - 64) <= 1", 5, "the stroke to be seen")
+    assert session.eval("cover(250, 450)") == 255, "elsewhere the picture stays as it is"
+    peer.delay = 0.0
+    pen.lift()
+    session.wait("L._showing.fresh.box.is_empty and cover(250, 200) == 255", 10, "a frame with the stroke")
+
+
+def test_apply_into_the_active_layer_takes_two_steps(pen: Pen, peer: Peer, session: Session) -> None:
+    pen.document(400, 300)
+    pen.stroke(wave(60, 150, 340, 20))
+    before, steps = pen.ink(), pen.steps()
+    on(session)
+    caught_up(session, peer)
+    session.run("A.apply_live(into_active=True)")
+    session.wait(f"len(undo_rows()['rows']) == {len(steps)} + 3 and len(layers()) == 1 and idle()", 20, "the two steps")
+    assert session.eval("doc_pixel(5, 5)") == [0, 0, 0], "the applied picture is the inverted paper"
+    pen.undo()
+    pen.undo()
+    session.wait("len(layers()) == 1 and idle()")
+    assert pen.steps() == steps and pen.ink() == before
+
+
+def test_nothing_reads_all_of_the_picture_by_the_clock(pen: Pen, peer: Peer, session: Session) -> None:
+    """While nothing happens some rows are sampled, and while the pen paints what is near it is read; the whole picture
+    only when the pen is up again."""
+    pen.document(1024, 1024)
+    on(session)
+    caught_up(session, peer)
+    session.run(
+        "from krita_sd.actions import live as acts; from krita_sd.canvas import live_watch\n"
+        "read, whole, real, Real = [], [], live_watch.Lookout._pixels, acts.Reading\n"
+        "live_watch.Lookout._pixels = lambda self, box: (read.append(tuple(box)), real(self, box))[1]\n"
+        "acts.Reading = lambda *a: (whole.append(watch.pen().pen_down), Real(*a))[1]\n"
+    )
+    try:
+        session.wait("len(read) >= 128", 10, "two rounds of samples")
+        assert session.eval("whole == [] and all(w == 1024 and h == 1 for x, y, w, h in read)")
+        assert session.eval("len(read)") <= 4 * 64, "a sixteenth of the rows per second"
+        session.run("read.clear()")
+        pen.begin(wave(300, 400, 700, 30), hold=10**9)
+        session.wait("len(R.times) == len(R.points) and len([b for b in read if b[3] > 1]) > 3", 20, "glimpses")
+        assert session.eval("max(w * h for x, y, w, h in read)") < 1024 * 1024 // 4
+        assert session.eval("whole") == []
+        pen.lift()
+        caught_up(session, peer)
+        assert session.eval("whole and not any(whole)")
+    finally:
+        session.run("live_watch.Lookout._pixels, acts.Reading = real, Real")
