@@ -24,6 +24,11 @@ MENU = "krita_sd_menu"
 
 ACTIONS = {
     "krita_sd_action_generate": ("Krita SD: Generate", "generate"),
+    "krita_sd_action_expand_left": ("Krita SD: Continue beyond the left edge", "expand_left"),
+    "krita_sd_action_expand_right": ("Krita SD: Continue beyond the right edge", "expand_right"),
+    "krita_sd_action_expand_top": ("Krita SD: Continue beyond the top edge", "expand_top"),
+    "krita_sd_action_expand_bottom": ("Krita SD: Continue beyond the bottom edge", "expand_bottom"),
+    "krita_sd_action_expand_all": ("Krita SD: Continue on all sides", "expand_all"),
     "krita_sd_action_cancel": ("Krita SD: Cancel", "cancel"),
     "krita_sd_action_keep": ("Krita SD: Stop and keep", "keep"),
     "krita_sd_action_apply": ("Krita SD: Apply result", "apply"),

@@ -14,6 +14,7 @@ from krita_sd.actions.connection import Connection
 from krita_sd.actions.controlling import Controlling
 from krita_sd.actions.core import Core
 from krita_sd.actions.documents import Documents
+from krita_sd.actions.enlarging import Enlarging
 from krita_sd.actions.generating import Generating
 from krita_sd.actions.grid import Comparing
 from krita_sd.actions.history import History
@@ -25,6 +26,7 @@ from krita_sd.actions.results import Results, with_thumbnail
 from krita_sd.actions.serving import Serving
 from krita_sd.actions.shortcuts import Shortcuts
 from krita_sd.actions.styling import Styling
+from krita_sd.beyond import SIDES
 from krita_sd.guarded import guarded
 from krita_sd.live.view import LiveView
 from krita_sd.qt import QtCore, Signal
@@ -46,6 +48,7 @@ class Actions(Core):
         self.documents = Documents(self)
         self.controlling = Controlling(self, self.documents, self.results)
         self.generating = Generating(self, self.server, self.results.stage, self.controlling)
+        self.enlarging = Enlarging(self, self.server, self.generating)
         self.styling = Styling(self)
         self.prompting = Prompting(self)
         self.live = Live(self, self.controlling)
@@ -65,6 +68,7 @@ class Actions(Core):
             self.documents,
             self.controlling,
             self.generating,
+            self.enlarging,
             self.styling,
             self.prompting,
             self.serving,
@@ -106,6 +110,8 @@ class Actions(Core):
             setattr(self, f"show_{page}", now(self.show_page, page))
         for way in ("above", "into", "mask"):
             setattr(self, f"apply_{way}", now(self.apply_in, way))
+        for side in SIDES:
+            setattr(self, f"expand_{side}", now(self.enlarging.expand, side))
         for what in COPIES:
             setattr(self, f"copy_{what}", now(self.copy, what))
         self.stronger, self.weaker = now(part.change_strength, 1), now(part.change_strength, -1)

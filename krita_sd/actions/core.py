@@ -55,6 +55,7 @@ class Core(QtCore.QObject):
         self.wrap = ""
         self.is_transparent = False
         self.parts: list[Part] = []
+        self._looking = False
         self.is_started = False
         self._notice: tuple[str, bool] = ("", False)
         self._dockers: list[Any] = []
@@ -213,7 +214,15 @@ class Core(QtCore.QObject):
 
     @guarded
     def look(self) -> None:
-        """Look at the active document; called by the clock."""
+        """Look at the active document; called by the clock, also while Krita lets the event loop turn in a look."""
+        if not self._looking:
+            self._looking = True
+            try:
+                self._look()
+            finally:
+                self._looking = False
+
+    def _look(self) -> None:
         self.before_look()
         if not any(docker.isVisible() for docker in self.dockers()):
             for part in self.parts:
@@ -221,6 +230,8 @@ class Core(QtCore.QObject):
             return
         doc = host.active_document()
         scene = capture.describe(doc) if doc is not None else None
+        if doc is not None and not host.is_whole(doc):
+            doc = scene = None  # closed while it was looked at
         if scene != self.scene:
             self.scene = scene
             self.redraw()

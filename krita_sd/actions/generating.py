@@ -62,11 +62,14 @@ class Generating(Part):
             )
         if not core.settings.seed_fixed:
             core.change(seed=plan.draw_seed())
-        made = core.plan(scene.extent, scene.selection, core.settings.seed)
-        controls = self._controlling.active_in(scene.doc_id)
+        self.begin(doc, scene.doc_id, core.plan(scene.extent, scene.selection, core.settings.seed))
+
+    def begin(self, doc: Any, document: str, made: plan.Plan, mask: bytes | None = None) -> None:
+        """Start the planned job. mask: grey8 of its rectangle, where that is not the selection. Raises WireError."""
+        controls = self._controlling.active_in(document)
         job = uuid.uuid4().hex
-        self._stage.remember(scene.doc_id, doc)
-        core.feed(ev.Created(job, scene.doc_id, made.bounds, made.recipe, core.settings.count))
+        self._stage.remember(document, doc)
+        self.core.feed(ev.Created(job, document, made.bounds, made.recipe, self.core.settings.count))
         if made.kind == "txt2img" and not controls:
             self._submit(job, None, None, ())
             return
@@ -74,11 +77,12 @@ class Generating(Part):
             doc,
             made.bounds,
             made.kind,
-            core.settings.source,
+            self.core.settings.source,
             controls,
-            self._controlling.not_read(scene.doc_id),
+            self._controlling.not_read(document),
             functools.partial(self._captured, job),
             functools.partial(self._unread, job),
+            mask,
         )
 
     @guarded

@@ -17,7 +17,7 @@ class Reading:
     """`done(picture, mask, [(control, picture)])` or `failed(sentence)` comes later, once, unless `cancel` comes first.
 
     kind: of the job; a text to picture job reads control layers alone. hidden: ids of layers that the composite must
-    not show.
+    not show. mask: what changes, where that is not the selection.
     """
 
     def __init__(
@@ -30,12 +30,13 @@ class Reading:
         hidden: Sequence[str],
         done: Done,
         failed: Callable[[str], None],
+        mask: bytes | None = None,
     ) -> None:
         self._doc, self._bounds = doc, bounds
         self._waiting = list(controls)
         self._read: list[tuple[ControlLayer, bytes]] = []
         self._picture: bytes | None = None
-        self._mask: bytes | None = None
+        self._given = self._mask = mask
         self._done, self._failed = done, failed
         self._reader: capture.Capture | None = None
         self._cancelled = False
@@ -44,7 +45,7 @@ class Reading:
             return
         way = capture.ACTIVE_LAYER if source == "active layer" else capture.VISIBLE
         without = nodes.uuids(list(hidden))
-        self._reader = capture.Capture(doc, bounds, way, kind == "inpaint", without)
+        self._reader = capture.Capture(doc, bounds, way, kind == "inpaint" and mask is None, without)
         self._reader.start(self._captured, failed)
 
     def cancel(self) -> None:
@@ -54,7 +55,7 @@ class Reading:
             self._reader.cancel()
 
     def _captured(self, picture: bytes, mask: bytes | None) -> None:
-        self._picture, self._mask = picture, mask
+        self._picture, self._mask = picture, self._given or mask
         self._next()
 
     def _next(self) -> None:

@@ -14,6 +14,7 @@ from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
 from krita_sd.actions.results import Results, model_name
 from krita_sd.canvas import host, layer_recipes
+from krita_sd.canvas.active import active_node
 from krita_sd.guarded import guarded
 from krita_sd.metadata import recipes
 from krita_sd.metadata.restore import restore
@@ -80,7 +81,7 @@ class Recipes(Part):
     def restore_layer(self) -> None:
         """Set the docker as it was for the active layer of the active document."""
         doc = host.active_document()
-        found = layer_recipes.recall(doc, doc.activeNode()) if doc is not None else None
+        found = layer_recipes.recall(doc, active_node(doc)) if doc is not None else None
         if found is None:
             raise WireError(
                 Code.BAD_REQUEST,

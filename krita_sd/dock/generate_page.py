@@ -14,6 +14,14 @@ from krita_sd.qt import Qt, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
 
+_BEYOND = {
+    "left": "Continue beyond the left edge",
+    "right": "Continue beyond the right edge",
+    "top": "Continue beyond the top edge",
+    "bottom": "Continue beyond the bottom edge",
+    "all": "Continue on all sides",
+}
+
 _LABELS = ("Generate", "Refine", "Refine selection", "Fill", "Expand")
 
 
@@ -85,8 +93,17 @@ class GeneratePage(QtWidgets.QWidget):
         bold = self.generate.font()
         bold.setBold(True)
         self.generate.setFont(bold)
+        tip = tr("Enlarge the canvas by a quarter and continue the picture there")
+        self.beyond = buttons.tool("expand", "\u25be", tip)
+        self.beyond.setPopupMode(QtWidgets.QToolButton.ToolButtonPopupMode.InstantPopup)
+        menu = QtWidgets.QMenu(self.beyond)
+        for side, text in _BEYOND.items():
+            line = menu.addAction(tr(text))
+            line.triggered.connect(lambda _checked=False, side=side: actions.enlarging.expand(side))
+        self.beyond.setMenu(menu)
         self.cancel = buttons.push("cancel", tr("Cancel"), tr("Stop without a trace (Esc)"), actions.cancel)
         row.addWidget(self.generate, 2)
+        row.addWidget(self.beyond)
         row.addWidget(self.cancel, 1)
         return row
 
@@ -127,6 +144,7 @@ class GeneratePage(QtWidgets.QWidget):
             self.generate.setText(text)
             self.generate.setAccessibleName(text)
         self.generate.setEnabled(view.can_generate)
+        self.beyond.setEnabled(view.can_generate)
         buttons.set_tip(self.generate, view.button_tip or tr("Shift+Enter in the prompt"), "generate")
         self.cancel.setEnabled(view.can_cancel)
         self.keep.setEnabled(view.can_keep)

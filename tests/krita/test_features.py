@@ -344,6 +344,27 @@ def test_the_picture_is_continued_beyond_its_edge(studio: Studio, session: Sessi
     session.run("d.setSelection(None)")
 
 
+def test_one_press_enlarges_the_canvas_and_continues_the_picture_there(studio: Studio, session: Session) -> None:
+    """Without a selection, whatever the strength is; one step enlarges, one is the picture."""
+    session.run(
+        "d = K.activeDocument(); n = d.topLevelNodes()[0]; n.setPixelData(bytes([200, 120, 40, 255]) * 192 * 192, "
+        "0, 0, 192, 192); d.refreshProjection(); A.change(strength=0.5); old = bytes(d.pixelData(0, 0, 180, 192))"
+    )
+    session.wait("idle()")
+    studio.prompt("blue sky")
+    before = len(studio.undo_steps())
+    studio.choose("krita_sd_expand", "Continue beyond the right edge")
+    session.wait("d.width() == 240 and len(A.table.results) == 1 and not A.table.active", 60)
+    studio.click("krita_sd_apply")
+    studio.applied()
+    session.screenshot("docker-beyond")
+    assert session.eval("bytes(d.pixelData(0, 0, 180, 192)) == old"), "what was there stays as it is"
+    strip = session.eval("[list(bytes(d.topLevelNodes()[-1].pixelData(196, y, 40, 1))[3::4]) for y in (0, 96, 191)]")
+    assert all(min(row) > 250 for row in strip), "the new part is full"
+    assert session.eval("d.selection()") is None and session.eval("A.settings.strength") == 0.5
+    assert len(studio.undo_steps()) == before + 2
+
+
 def test_prompts_come_back_weights_by_keys_and_a_style_of_ones_own(studio: Studio, session: Session) -> None:
     one(studio, "a green tree")
     studio.prompt("a red circle")
