@@ -51,7 +51,7 @@ def read_header(path: Path) -> Header:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             start = stream.read(8)
-            length = _header_length(start, size)
+            length = _header_length(start, stream.peek(1)[:1], size)
             raw = stream.read(length)
     except _Damaged as why:
         raise corrupt(name, str(why)) from None
@@ -72,10 +72,12 @@ def corrupt(name: str, why: str) -> WireError:
     return WireError(Code.MODEL_CORRUPT, f"The model file {name} {why}.", "Download or copy the file again.")
 
 
-def _header_length(start: bytes, size: int) -> int:
+def _header_length(start: bytes, following: bytes, size: int) -> int:
+    """The length that the first eight bytes state; `following` is the byte behind them."""
     if size == 0:
         raise _Damaged("is empty")
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+    # A pickle begins with 80; so does the length of every 32nd safetensors file, but behind that an object begins.
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80" and following != b"{":
         raise _Damaged("is a renamed pickle checkpoint, which is not safe to load")
     if start[:8].lstrip().lower().startswith((b"<!doc", b"<html", b"<?xml")):
         raise _Damaged("is a web page, not a model")

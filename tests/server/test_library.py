@@ -45,6 +45,7 @@ CORRUPT = {
     "header above the limit": pack(b"{" + b" " * (MAX_HEADER + 1) + b"}"),
     "renamed ckpt (zip)": b"PK\x03\x04" + bytes(100),
     "renamed ckpt (pickle)": b"\x80\x02}q\x00." + bytes(100),
+    "renamed ckpt (framed pickle)": b"\x80\x04\x95\x0c" + bytes(7) + b"}\x94." + bytes(100),
     "web page": b"<!DOCTYPE html><html><body>404</body></html>",
     "web page, other": b"  <html>" + bytes(20),
     "bad json": pack(b'{"a":'),
@@ -81,6 +82,15 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str) -> None:
     library.scan()
     (entry,) = library.entries
     assert not entry.usable and entry.problem == caught.value.message
+
+
+@pytest.mark.parametrize("length", [0x80, 0x180, 0x280, 0x480, 0x1080])
+def test_a_length_that_begins_like_a_pickle_is_a_length(tmp_path: Path, length: int) -> None:
+    """0x80 as the first byte is that of a pickle, and of every 32nd safetensors file, as headers are of eights."""
+    raw = json.dumps(GOOD).encode()
+    (tmp_path / "x").write_bytes(pack(raw + b" " * (length - len(raw)), BODY))
+    assert (tmp_path / "x").read_bytes()[0] == 0x80
+    assert read_header(tmp_path / "x").shapes == {"a": (2,), "b": (2, 1)}
 
 
 def test_a_good_file_is_read(tmp_path: Path) -> None:
