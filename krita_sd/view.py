@@ -80,6 +80,7 @@ class View:
     reading: str = ""
     reading_tip: str = ""
     reading_warns: bool = False
+    negative_ignored: bool = False
     memory: str = ""
     memory_warns: bool = False
 
@@ -168,6 +169,7 @@ def make(
         loras=lora_items(settings.loras, models, entry),
         lora_choices=choices_of(models, "lora", entry, {lora.id for lora in settings.loras}),
         vaes=choices_of(models, "vae", entry),
+        negative_ignored=_ignores_negative(settings, entry, style),
     )
 
 
@@ -177,12 +179,15 @@ def _default(style: Style, entry: Mapping[str, Any], name: str, fallback: Any) -
     return plan.default(entry, name, fallback) if value is None else value
 
 
+def _ignores_negative(settings: Settings, entry: Mapping[str, Any], style: Style) -> bool:
+    return float(plan.effective(settings, style, entry, "guidance", 7.0)) <= 1.0
+
+
 def _note(settings: Settings, entry: Mapping[str, Any], style: Style) -> str:
     notes = []
     if not style.words(settings.prompt).strip():
         notes.append(tr("No prompt: anything may come."))
-    guidance = float(plan.effective(settings, style, entry, "guidance", 7.0))
-    if style.negative_words(settings.negative).strip() and guidance <= 1.0:
+    if style.negative_words(settings.negative).strip() and _ignores_negative(settings, entry, style):
         notes.append(tr("Negative prompt ignored at guidance 1 or less."))
     return " ".join(notes)
 

@@ -38,6 +38,7 @@ class PromptEdit(QtWidgets.QPlainTextEdit):
         self.setObjectName(name)
         self.setAccessibleName(accessible)
         self.setPlaceholderText(placeholder)
+        self._placeholder, self._dimmed = placeholder, ""
         self.setTabChangesFocus(True)
         self._marks = Marks(self)
         self.completion = Completion(self, offer)
@@ -49,6 +50,19 @@ class PromptEdit(QtWidgets.QPlainTextEdit):
         policy = QtWidgets.QSizePolicy.Policy
         self.setSizePolicy(policy.Expanding, policy.Preferred)
         self.textChanged.connect(self._marks.refresh)
+
+    def dim(self, reason: str) -> None:
+        """Show that the text has no effect, and why; "": it has."""
+        if reason != self._dimmed:
+            self._dimmed = reason
+            self.setPlaceholderText(reason or self._placeholder)
+            self.setToolTip(reason)
+            self.setAccessibleDescription(reason)
+            # Without a parent's palette the theme's next colours would not come.
+            palette = self.parentWidget().palette() if self.parentWidget() is not None else self.palette()
+            if reason:
+                palette.setColor(palette.ColorRole.Text, palette.color(palette.ColorRole.PlaceholderText))
+            self.setPalette(palette)
 
     def sizeHint(self) -> Any:  # noqa: N802
         return QtCore.QSize(120, self._height)

@@ -96,6 +96,8 @@ class PromptSection(QtWidgets.QWidget):
         self.model.render_choices(view.models, view.model)
         self.prompt.show_text(settings.prompt)
         self.negative.show_text(settings.negative)
+        ignored = view.negative_ignored and settings.workspace != "live"  # Live has a guidance of its own
+        self.negative.dim(tr("Ignored at guidance 1 or less") if ignored else "")
         self.reading.say(view.reading)
         self.reading.setToolTip(escaped(view.reading_tip or view.reading))
         self.reading.warn(view.reading_warns)

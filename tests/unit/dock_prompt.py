@@ -57,6 +57,20 @@ def prompt_keys(panel: Any, actions: Any, press: Any) -> dict[str, Any]:
     return out
 
 
+def dimmed(panel: Any) -> list[Any]:
+    """The negative prompt where it has no effect, and again where it has: (placeholder, description, same colour)."""
+    from krita_sd.settings import Settings
+    from krita_sd.view import View
+
+    field, out = panel.asking.negative, []
+    usual = field.palette().color(field.palette().ColorRole.Text)
+    for ignored, workspace in ((True, "generate"), (True, "live"), (False, "generate")):
+        panel.asking.show_view(View(negative_ignored=ignored), Settings(workspace=workspace))
+        same = field.palette().color(field.palette().ColorRole.Text) == usual
+        out.append([field.placeholderText(), field.accessibleDescription(), same])
+    return out
+
+
 def marked(field: Any) -> list[str]:
     """What has a colour of its own, paragraph by paragraph."""
     found, block = [], field.document().begin()

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.unit.dock_collection import folders_and_downloads
-from tests.unit.dock_prompt import prompt_keys
+from tests.unit.dock_prompt import dimmed, prompt_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERPRETERS = (sys.executable, "/usr/bin/python3")
@@ -169,6 +169,7 @@ def inside() -> dict[str, Any]:
     out["plain"] = all(text == Qt.TextFormat.PlainText for text in formats)
     out["bad model"] = panel.asking.model.model().item(1).isEnabled()
     out |= prompt_keys(panel, actions, press)
+    out["dimmed"] = dimmed(panel)
     out |= lists(panel, actions, press)
     out |= pages(panel, actions, press)
     return out
@@ -356,6 +357,11 @@ def test_a_word_is_weighed_and_coloured_also_behind_an_emoji(seen: dict[str, Any
 def test_marks_and_warnings_are_readable_in_dark_and_in_light_themes(seen: dict[str, Any]) -> None:
     for theme in seen["contrast"]:
         assert len(theme) >= 9 and min(theme.values()) >= 4.5, theme
+
+
+def test_a_negative_prompt_without_effect_says_so(seen: dict[str, Any]) -> None:
+    ignored, usual = "Ignored at guidance 1 or less", "What should not be there"
+    assert seen["dimmed"] == [[ignored, ignored, False], [usual, "", True], [usual, "", True]]
 
 
 def test_words_loras_wildcards_and_styles_complete(seen: dict[str, Any]) -> None:

@@ -190,8 +190,10 @@ def test_buttons_follow_the_table() -> None:
 def test_notes_say_what_is_ignored() -> None:
     assert "No prompt" in view.make(JobTable(), Settings(), [POCKET]).note
     settings = Settings(prompt="x", negative="y", models={"": ModelParams(guidance=1.0)})
-    assert "ignored" in view.make(JobTable(), settings, [POCKET]).note
-    assert view.make(JobTable(), Settings(prompt="x", negative="y"), [POCKET]).note == ""
+    shown = view.make(JobTable(), settings, [POCKET])
+    assert "ignored" in shown.note and shown.negative_ignored
+    shown = view.make(JobTable(), Settings(prompt="x", negative="y"), [POCKET])
+    assert shown.note == "" and not shown.negative_ignored
 
 
 def test_a_model_that_is_gone_or_broken_is_said_and_not_hidden() -> None:
