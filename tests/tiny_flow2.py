@@ -62,7 +62,8 @@ def flux2(dev: bool = False, distilled: bool = False) -> dict[str, Any]:
         return {"class": "Flux2Pipeline", **parts, "text_encoder": Mistral3ForConditionalGeneration(config)}
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    encoder = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=27, **sizes))
+    rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
+    encoder = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=27, rope_parameters=rope, **sizes))
     settings = {"is_distilled": True} if distilled else {}
     return {"class": "Flux2KleinPipeline", **parts, "text_encoder": encoder, "index": settings}
 

@@ -19,6 +19,7 @@ Tensors = dict[str, torch.Tensor]
 
 ENCODERS = {
     "flux1": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"},
+    "flux2": {"text_encoder": "qwen3_4b"},
     "chroma": {"text_encoder": "t5xxl"},
     "sd3": {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"},
     "z-image": {"text_encoder": "qwen3_4b"},
@@ -63,6 +64,10 @@ def autoencoder(model: Any, family: str) -> Tensors:
         _wan(out, model.vae)
     else:
         write_vae(out, model.vae, "")
+    if family == "flux2":
+        for half, name in (("encoder", "quant_conv"), ("decoder", "post_quant_conv")):
+            out |= {f"{half}.{name}.{leaf}": out.pop(f"{name}.{leaf}") for leaf in ("weight", "bias")}
+        _put(out, "bn", model.vae.bn)
     return {name: tensor.contiguous() for name, tensor in out.items()}
 
 
@@ -152,6 +157,39 @@ def _flux1(out: Tensors, model: Any) -> None:
     _swap(out, "final_layer.adaLN_modulation.1", model.norm_out.linear)
 
 
+def _flux2(out: Tensors, model: Any) -> None:
+    _put(out, "img_in", model.x_embedder)
+    _put(out, "txt_in", model.context_embedder)
+    _embedder(out, "time_in", model.time_guidance_embed.timestep_embedder)
+    if model.config.guidance_embeds:
+        _embedder(out, "guidance_in", model.time_guidance_embed.guidance_embedder)
+    for name in ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation"):
+        _put(out, f"{name}.lin", getattr(model, name).linear)
+    for number, block in enumerate(model.transformer_blocks):
+        home, attention = f"double_blocks.{number}", block.attn
+        _pack(out, f"{home}.img_attn.qkv", attention.to_q, attention.to_k, attention.to_v)
+        _pack(out, f"{home}.txt_attn.qkv", attention.add_q_proj, attention.add_k_proj, attention.add_v_proj)
+        for side, query, key in (
+            ("img", attention.norm_q, attention.norm_k),
+            ("txt", attention.norm_added_q, attention.norm_added_k),
+        ):
+            out[f"{home}.{side}_attn.norm.query_norm.scale"] = query.weight.clone()
+            out[f"{home}.{side}_attn.norm.key_norm.scale"] = key.weight.clone()
+        _put(out, f"{home}.img_attn.proj", attention.to_out[0])
+        _put(out, f"{home}.txt_attn.proj", attention.to_add_out)
+        for side, net in (("img", block.ff), ("txt", block.ff_context)):
+            _put(out, f"{home}.{side}_mlp.0", net.linear_in)
+            _put(out, f"{home}.{side}_mlp.2", net.linear_out)
+    for number, block in enumerate(model.single_transformer_blocks):
+        home, attention = f"single_blocks.{number}", block.attn
+        _put(out, f"{home}.linear1", attention.to_qkv_mlp_proj)
+        _put(out, f"{home}.linear2", attention.to_out)
+        out[f"{home}.norm.query_norm.scale"] = attention.norm_q.weight.clone()
+        out[f"{home}.norm.key_norm.scale"] = attention.norm_k.weight.clone()
+    _put(out, "final_layer.linear", model.proj_out)
+    _swap(out, "final_layer.adaLN_modulation.1", model.norm_out.linear)
+
+
 def _chroma(out: Tensors, model: Any) -> None:
     _flux_blocks(out, model)
     guide = model.distilled_guidance_layer
@@ -227,6 +265,7 @@ def _qwen_image(out: Tensors, model: Any) -> None:
 
 _WRITERS: dict[str, Callable[[Tensors, Any], None]] = {
     "flux1": _flux1,
+    "flux2": _flux2,
     "chroma": _chroma,
     "sd3": _sd3,
     "z-image": _z_image,

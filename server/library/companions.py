@@ -22,9 +22,11 @@ SAYS = {
     "clip_l": "the text encoder CLIP-L (clip_l.safetensors)",
     "clip_g": "the text encoder CLIP-G (clip_g.safetensors)",
     "t5": "the text encoder T5 XXL (t5xxl_fp16.safetensors or one in fp8)",
-    "qwen3": "the text encoder Qwen3 (qwen_3_4b.safetensors)",
+    "qwen3": "the text encoder Qwen3 (qwen_3_4b.safetensors; Flux 2 Klein 9B: qwen_3_8b.safetensors)",
+    "mistral": "its text encoder Mistral with a tokenizer (Flux 2 dev has them in its diffusers folder: use that)",
     "qwen2.5-vl": "the text encoder Qwen2.5-VL (qwen_2.5_vl_7b.safetensors or one in fp8)",
     "vae:flux1": "Flux's autoencoder (ae.safetensors)",
+    "vae:flux2": "Flux 2's autoencoder (flux2-vae.safetensors)",
     "vae:sd3": "Stable Diffusion 3's autoencoder, which belongs inside the file",
     "vae:qwen-image": "Qwen-Image's autoencoder (qwen_image_vae.safetensors)",
 }
@@ -34,11 +36,20 @@ SAYS = {
 ROLES = {
     "sd3": ("clip_l", "clip_g", "t5", "vae:sd3"),
     "flux1": ("clip_l", "t5", "vae:flux1"),
+    "flux2": ("qwen3", "vae:flux2"),
     "chroma": ("t5", "vae:flux1"),
     "z-image": ("qwen3", "vae:flux1"),
     "qwen-image": ("qwen2.5-vl", "vae:qwen-image"),
 }
-"""The roles that `needs` asks for, by family."""
+"""The roles that `needs` asks for, by family (Flux 2: Klein)."""
+
+TWINS = {"flux1-kontext": "flux1", "qwen-image-edit": "qwen-image"}
+"""Families that no tensor tells from the one that they were trained from."""
+
+
+def build_of(family: str) -> str:
+    """The family whose layout of tensors a family has."""
+    return TWINS.get(family, family)
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ class Inside:
 
 ENTRIES = {
     "flux1": "double_blocks.0.img_attn.qkv.weight",
+    "flux2": "double_blocks.0.img_attn.qkv.weight",
     "chroma": "double_blocks.0.img_attn.qkv.weight",
     "sd3": "joint_blocks.0.x_block.attn.qkv.weight",
     "z-image": "layers.0.attention.qkv.weight",
@@ -76,12 +88,13 @@ ENTRIES = {
 
 def transformer_prefix(shapes: Shapes, family: str) -> str | None:
     """What stands before the names of the transformer's tensors; None when there is none of that family."""
-    entry = ENTRIES[family]
+    entry = ENTRIES[build_of(family)]
     return next((prefix for prefix in TRANSFORMER_PREFIXES if prefix + entry in shapes), None)
 
 
 def needs(shapes: Shapes, family: str) -> list[Need]:
     """The parts that the transformer in a file runs with, inside it or not. Raises KeyError, ValueError, IndexError."""
+    family = build_of(family)
     prefix = transformer_prefix(shapes, family)
     if prefix is None:
         raise KeyError(family)
@@ -95,6 +108,10 @@ def needs(shapes: Shapes, family: str) -> list[Need]:
             Need("text_encoder_2", "t5", width("txt_in")),
             Need("vae", "vae:flux1"),
         ]
+    if family == "flux2":
+        reader = "mistral" if f"{prefix}guidance_in.in_layer.weight" in shapes else "qwen3"
+        # Three of its layers side by side are the words.
+        return [Need("text_encoder", reader, width("txt_in") // 3), Need("vae", "vae:flux2")]
     if family == "chroma":
         return [Need("text_encoder", "t5", width("txt_in")), Need("vae", "vae:flux1")]
     if family == "sd3":

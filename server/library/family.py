@@ -103,7 +103,7 @@ def _transformer_family(shapes: dict[str, tuple[int, ...]]) -> tuple[str, int]:
     if has("joint_blocks.0."):
         return "sd3", bare.get("x_embedder.proj.weight", (0, 4))[1]
     if has("double_stream_modulation_img."):
-        return "flux2", channels
+        return "flux2", _width(bare, "img_in.weight", 128) // 2  # counted as the others', whose tokens are half as wide
     if has("distilled_guidance_layer."):
         return "chroma", channels
     if has("double_blocks.0.img_") and not has("txt_in.individual_token_refiner."):  # Hunyuan's have that
@@ -150,7 +150,8 @@ def detect_folder(folder: Path) -> Detected:
         part = "unet" if family == "sdxl" else "transformer"
         config = read_json(folder / part / "config.json") if (folder / part / "config.json").is_file() else {}
         channels = config.get("in_channels", 4)
-        return Detected("checkpoint", family, channels if isinstance(channels, int) else 4)
+        channels = channels if isinstance(channels, int) else 4
+        return Detected("checkpoint", family, channels // 2 if family == "flux2" else channels)
     unet = read_json(folder / "unet" / "config.json")
     channels = unet.get("in_channels", 4)
     # Widths vary between small and fine-tuned models; linear projections came with SD 2.x.

@@ -254,7 +254,7 @@ class Library:
             problem, code = unsupported(path.name, detected, FILES, offers) or (refused, Code.MODEL_UNSUPPORTED)
             if detected.kind == "checkpoint":
                 guided = any(name.endswith("guidance_in.in_layer.weight") for name in header.shapes)
-                defaults = defaults_of(detected.family, detected.family == "flux1" and not guided)
+                defaults = defaults_of(detected.family, detected.family in ("flux1", "flux2") and not guided)
             if not problem and detected.kind == "checkpoint" and detected.family in ENTRIES:
                 try:
                     needs = tuple(missing(header.shapes, detected.family))

@@ -17,6 +17,7 @@ from tests.tiny_original import transformer
 
 CLASSES = {
     "flux1": "FluxTransformer2DModel",
+    "flux2": "Flux2Transformer2DModel",
     "chroma": "ChromaTransformer2DModel",
     "sd3": "SD3Transformer2DModel",
     "z-image": "ZImageTransformer2DModel",
@@ -27,6 +28,14 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "flux1 dev": ("flux1", {"guidance_embeds": True}),
     "flux1 schnell": ("flux1", {"guidance_embeds": False}),
     "flux1 fill": ("flux1", {"guidance_embeds": True, "in_channels": 384, "out_channels": 64}),
+    "flux2 dev": ("flux2", {}),
+    "flux2 klein 4B": (
+        "flux2",
+        {
+            "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+    ),
     "chroma": ("chroma", {}),
     "sd3 medium": (
         "sd3",
@@ -74,6 +83,8 @@ PARAMETERS = {
     "flux1 dev": 11_901_408_320,  # published as 12 billion
     "flux1 schnell": 11_891_178_560,
     "flux1 fill": 11_902_391_360,
+    "flux2 dev": 32_223_281_152,  # 32
+    "flux2 klein 4B": 3_875_544_576,  # 4
     "chroma": 8_899_983_424,  # 8.9
     "sd3 medium": 2_028_328_000,  # 2
     "sd3.5 medium": 2_243_171_520,  # 2.5, with its table of places, which is no parameter

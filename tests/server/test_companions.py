@@ -25,6 +25,12 @@ FLUX: Shapes = {
     "txt_in.weight": (1, 4096),
     "vector_in.in_layer.weight": (1, 768),
 }
+FLUX2: Shapes = {
+    "double_stream_modulation_img.lin.weight": (1, 1),
+    "double_blocks.0.img_attn.qkv.weight": (1, 1),
+    "img_in.weight": (1, 128),
+    "txt_in.weight": (1, 3 * 2560),
+}
 CHROMA: Shapes = {
     "distilled_guidance_layer.in_proj.weight": (1, 64),
     **{name: shape for name, shape in FLUX.items() if "vector" not in name},
@@ -100,6 +106,7 @@ def under(prefix: str, shapes: Shapes) -> Shapes:
     ("family", "shapes", "wanted"),
     [
         ("flux1", FLUX, ["clip_l", "t5", "vae:flux1"]),
+        ("flux2", FLUX2, ["qwen3", "vae:flux2"]),
         ("chroma", CHROMA, ["t5", "vae:flux1"]),
         ("sd3", SD3, ["clip_l", "clip_g", "t5", "vae:sd3"]),
         ("z-image", Z_IMAGE, ["qwen3", "vae:flux1"]),

@@ -73,7 +73,7 @@ FAMILIES: dict[str, Family] = {
         "Flux 2", f"{_HERE}flux2:Flux2",
         {"transformer": "diffusers:Flux2Transformer2DModel", "vae": "diffusers:AutoencoderKLFlux2",
          "text_encoder": "transformers:Qwen3ForCausalLM|Mistral3ForConditionalGeneration"},
-        {"tokenizer": "any"},
+        {"tokenizer": "any"}, layout="original",
     ),
     "z-image": Family(
         "Z-Image", f"{_HERE}z_image:ZImage",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import AutoencoderKL, AutoencoderKLQwenImage
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
 from server.diffusion import ldm
@@ -20,7 +20,11 @@ PREFIXES = ("", "vae.", "first_stage_model.")
 """What may stand before the names in a file of its own."""
 
 # What no shape shows: how latents are scaled and shifted for the transformer.
-_SCALES = {"vae:flux1": (0.3611, 0.1159), "vae:sd3": (1.5305, 0.0609)}
+_SCALES = {
+    "vae:flux1": {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+    "vae:sd3": {"scaling_factor": 1.5305, "shift_factor": 0.0609},
+}
+_COUNTERS = "num_batches_tracked"  # of training
 _BLOCK = re.compile(r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv2\.weight")
 
 
@@ -28,8 +32,17 @@ def build(shapes: Shapes, prefix: str, role: str) -> tuple[Any, Sources]:
     """The empty autoencoder of a role ("vae:flux1", ...), and where its weights are. Raises KeyError, ValueError."""
     bare = {modern_name(name[len(prefix) :]): name for name in shapes if name.startswith(prefix)}
     sizes = {name: shapes[place] for name, place in bare.items()}
-    module, names = _of_films(sizes) if role == "vae:qwen-image" else _plain(sizes, *_SCALES[role])
-    return module, {name: Source(bare[names[name]]) for name in module.state_dict()}
+    if role == "vae:qwen-image":
+        module, names = _of_films(sizes)
+    elif role == "vae:flux2":
+        # Its authors count the two small convolutions to the halves that they belong to.
+        outer = {name: re.sub(r"^(en|de)coder\.((post_)?quant_conv\.)", r"\2", name) for name in sizes}
+        module, names = _plain({outer[name]: shape for name, shape in sizes.items()}, AutoencoderKLFlux2, {})
+        inner = {place: name for name, place in outer.items()}
+        names = {name: inner.get(place, place) for name, place in names.items()}
+    else:
+        module, names = _plain(sizes, AutoencoderKL, _SCALES[role])
+    return module, {name: Source(bare[names[name]]) for name in module.state_dict() if not name.endswith(_COUNTERS)}
 
 
 def home(shapes: Shapes) -> str:
@@ -40,16 +53,16 @@ def home(shapes: Shapes) -> str:
     raise KeyError("decoder")
 
 
-def _plain(sizes: Shapes, scale: float, shift: float) -> tuple[Any, dict[str, str]]:
+def _plain(sizes: Shapes, kind: Any, scales: Mapping[str, float]) -> tuple[Any, dict[str, str]]:
     original = "encoder.down.0.block.0.conv2.weight" in sizes
     config = ldm.vae_config({ldm.VAE + name: shape for name, shape in sizes.items()}) if original else _sizes(sizes)
+    config.pop("scaling_factor", None)
     config |= {
-        "scaling_factor": scale,
-        "shift_factor": shift,
+        **scales,
         "use_quant_conv": "quant_conv.weight" in sizes,
         "use_post_quant_conv": "post_quant_conv.weight" in sizes,
     }
-    module = empty_module(lambda: AutoencoderKL(**config))
+    module = empty_module(lambda: kind(**config))
     wanted = module.state_dict()
     if not original:
         return module, {name: name for name in wanted}

@@ -35,6 +35,7 @@ def packed_layers(root: Any) -> dict[str, list[Layer]]:
 
 _FAMILIES = {
     "FluxTransformer2DModel": "flux1",
+    "Flux2Transformer2DModel": "flux2",
     "ChromaTransformer2DModel": "chroma",
     "SD3Transformer2DModel": "sd3",
     "ZImageTransformer2DModel": "z-image",
@@ -79,6 +80,21 @@ def _flux_seeds(config: Any) -> list[str]:
     return seeds + (["guidance_in"] if config.get("guidance_embeds") else [])
 
 
+def _flux2_seeds(config: Any) -> list[str]:
+    """All of them: this converter counts nothing, and takes what is there."""
+    seeds = ["img_in", "txt_in", "time_in.in_layer", "time_in.out_layer", "final_layer.linear"]
+    seeds += ["final_layer.adaLN_modulation.1"]
+    seeds += [f"{side}.lin" for side in ("double_stream_modulation_img", "double_stream_modulation_txt")]
+    seeds += ["single_stream_modulation.lin"]
+    seeds += ["guidance_in.in_layer", "guidance_in.out_layer"] if config.guidance_embeds else []
+    for number in range(config.num_layers):
+        for side in ("img", "txt"):
+            leaves = (f"{side}_attn.qkv", f"{side}_attn.proj", f"{side}_mlp.0", f"{side}_mlp.2")
+            seeds += [f"double_blocks.{number}.{leaf}" for leaf in leaves]
+    seeds += [f"single_blocks.{number}.linear{side}" for number in range(config.num_single_layers) for side in (1, 2)]
+    return [f"{seed}.weight" for seed in seeds]
+
+
 def _chroma_seeds(config: Any) -> list[str]:
     guide = [f"distilled_guidance_layer.layers.{number}.in" for number in range(config.approximator_layers)]
     return _flux_seeds(config) + guide
@@ -90,7 +106,12 @@ def _sd3_seeds(config: Any) -> list[str]:
     return seeds + (["joint_blocks.0.x_block.attn.ln_q"] if config.qk_norm else [])
 
 
-_SEEDS: dict[str, Callable[[Any], list[str]]] = {"flux1": _flux_seeds, "chroma": _chroma_seeds, "sd3": _sd3_seeds}
+_SEEDS: dict[str, Callable[[Any], list[str]]] = {
+    "flux1": _flux_seeds,
+    "flux2": _flux2_seeds,
+    "chroma": _chroma_seeds,
+    "sd3": _sd3_seeds,
+}
 
 
 def _z_image(name: str) -> Place | None:

@@ -17,10 +17,12 @@ from server.diffusion.original import autoencoders, encoders, transformers
 from server.diffusion.original.tokenizers import qwen_tokenizer, t5_tokenizer
 from server.diffusion.tokenizer import shipped_tokenizer
 from server.diffusion.weights import PARTS, LoadJob, Source, TensorFiles, empty_module, incomplete, maker, unsupported
+from server.library.capabilities import defaults_of
 from server.library.companions import (
     SAYS,
     Inside,
     Need,
+    build_of,
     encoder_role,
     found_inside,
     needs,
@@ -39,6 +41,7 @@ _DYNAMIC = {
 }
 _SCHEDULES: dict[str, dict[str, Any]] = {
     "flux1": _DYNAMIC,
+    "flux2": _DYNAMIC,
     "chroma": {"num_train_timesteps": 1000, "shift": 1.0},
     "sd3": {"num_train_timesteps": 1000, "shift": 3.0},
     "z-image": {"num_train_timesteps": 1000, "shift": 3.0},
@@ -88,7 +91,9 @@ class _Original:
                     modules[need.part] = self._fill(need.part, place[0], built)
         modules |= self._tokenizers(wanted, modules)
         row = job.row
-        return maker(row.maker)(family, modules, self._schedule(config), NATIVE.get(family, LARGE_NATIVE), {})
+        # Nothing in a file tells Klein, which runs in four steps, from its base: it is by far the more common.
+        defaults = defaults_of(family, True) if family == "flux2" and not config["guidance_embeds"] else {}
+        return maker(row.maker)(family, modules, self._schedule(config), NATIVE.get(family, LARGE_NATIVE), defaults)
 
     def _transformer(self, config: dict[str, Any]) -> Part:
         job, own = self.job, self.shapes[self.job.path]
@@ -97,7 +102,7 @@ class _Original:
         sources = transformers.names(job.family, own)
         prefix = transformer_prefix(own, job.family) or ""
         read = {source.name for source in sources.values()}
-        idle = {prefix + name for name in transformers.IDLE.get(job.family, ())}
+        idle = {prefix + name for name in transformers.IDLE.get(build_of(job.family), ())}
         left = set(transformers.bare_names(own, prefix)) - {name.removeprefix(prefix) for name in read | idle}
         if left or set(sources) - set(module.state_dict()):
             raise unsupported(job.path.name, "it holds weights that this program does not know")
@@ -156,10 +161,11 @@ class _Original:
         return out
 
     def _schedule(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        few = self.job.family == "flux1" and not config["guidance_embeds"]
+        family = build_of(self.job.family)
+        few = family == "flux1" and not config["guidance_embeds"]
         return {
             "_class_name": "FlowMatchEulerDiscreteScheduler",
-            **(_FEW_STEPS if few else _SCHEDULES[self.job.family]),
+            **(_FEW_STEPS if few else _SCHEDULES[family]),
         }
 
 

@@ -17,7 +17,7 @@ import torch
 from diffusers.loaders import single_file_utils as converters
 
 from server.diffusion.weights import Source, is_weight
-from server.library.companions import transformer_prefix
+from server.library.companions import build_of, transformer_prefix
 
 Shapes = Mapping[str, tuple[int, ...]]
 Bare = dict[str, tuple[int, ...]]
@@ -56,7 +56,7 @@ _OTHER_PARTS = ("text_encoders.", "vae.", "first_stage_model.", "model.")
 def _translated(family: str, bare: Bare) -> dict[str, Source]:
     stand_ins = StandIns(bare)
     out: dict[str, Source] = {}
-    for name, rows in CONVERTERS[family]({name: stand_ins.rows(name) for name in bare}).items():
+    for name, rows in CONVERTERS[build_of(family)]({name: stand_ins.rows(name) for name in bare}).items():
         stored, pieces, units = stand_ins.place(rows)
         out[name] = Source(stored, () if pieces == [(0, units)] else scaled(pieces, units, bare[stored][0]))
     return out
@@ -106,6 +106,7 @@ def _unchanged(tensors: dict[str, Any]) -> dict[str, Any]:
 CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "sd3": converters.convert_sd3_transformer_checkpoint_to_diffusers,
     "flux1": converters.convert_flux_transformer_checkpoint_to_diffusers,
+    "flux2": converters.convert_flux2_transformer_checkpoint_to_diffusers,
     "chroma": converters.convert_chroma_transformer_checkpoint_to_diffusers,
     "z-image": converters.convert_z_image_transformer_checkpoint_to_diffusers,
     "qwen-image": _unchanged,  # the authors published it in diffusers' names
@@ -120,7 +121,7 @@ def config(family: str, shapes: Shapes) -> dict[str, Any]:
     prefix = transformer_prefix(shapes, family)
     if prefix is None:
         raise KeyError(family)
-    return _CONFIGS[family](bare_names(shapes, prefix))
+    return _CONFIGS[build_of(family)](bare_names(shapes, prefix))
 
 
 def _count(bare: Bare, home: str) -> int:
@@ -155,6 +156,20 @@ def _flux1(bare: Bare) -> dict[str, Any]:
     return {
         **_flux(bare),
         "pooled_projection_dim": bare["vector_in.in_layer.weight"][1],
+        "guidance_embeds": "guidance_in.in_layer.weight" in bare,
+    }
+
+
+def _flux2(bare: Bare) -> dict[str, Any]:
+    width = bare["img_in.weight"][0]
+    after = bare["single_blocks.0.linear2.weight"][1]  # attention and feed-forward side by side
+    found = _flux(bare)
+    del found["out_channels"]  # as many as come in
+    return {
+        **found,
+        "timestep_guidance_channels": bare["time_in.in_layer.weight"][1],
+        "mlp_ratio": (after - width) / width,
+        "axes_dims_rope": [found["attention_head_dim"] // 4] * 4,
         "guidance_embeds": "guidance_in.in_layer.weight" in bare,
     }
 
@@ -225,6 +240,7 @@ def _qwen_image(bare: Bare) -> dict[str, Any]:
 _CONFIGS: dict[str, Callable[[Bare], dict[str, Any]]] = {
     "sd3": _sd3,
     "flux1": _flux1,
+    "flux2": _flux2,
     "chroma": _chroma,
     "z-image": _z_image,
     "qwen-image": _qwen_image,
