@@ -48,6 +48,10 @@ class HistoryPage(QtWidgets.QWidget):
         column.addWidget(self.list, 1)
         column.addLayout(self._buttons())
         self.list.selectionModel().selectionChanged.connect(lambda *_: self._enable())
+        # Another search takes the selection away without a word of the selection model.
+        self._kept: set[str] = set()
+        self.list.model().modelAboutToBeReset.connect(self._remember)
+        self.list.model().modelReset.connect(self._recall)
         self._enable()
 
     def _buttons(self) -> Any:
@@ -93,6 +97,17 @@ class HistoryPage(QtWidgets.QWidget):
         model = self._actions.history.model
         found = (model.entry(model.index(row, 0)) for row in rows)
         return [entry for entry in found if entry is not None]
+
+    def _remember(self) -> None:
+        self._kept = {entry.key for entry in self.entries()}
+
+    def _recall(self) -> None:
+        """What was selected stays so where the new search has found it too."""
+        model, selection = self.list.model(), self.list.selectionModel()
+        for row in range(model.rowCount() if self._kept else 0):
+            if model.entry(model.index(row, 0)).key in self._kept:
+                selection.select(model.index(row, 0), selection.SelectionFlag.Select)
+        self._enable()
 
     def _with_one(self, work: Any) -> None:
         for entry in self.entries()[:1]:

@@ -155,7 +155,8 @@ def test_the_history_finds_shows_and_applies(studio: Studio, session: Session) -
     studio.click("krita_sd_show_history")
     session.wait("A.history.model.rowCount() >= 3", 20)
     studio.type_into("krita_sd_history_search", "colour 64")
-    session.wait("A.history.model.total >= 3 and not A.history.model._waiting", 20)
+    found = "A.history.model._filter[0] == 'colour 64' and A.history.model.total >= 3 and not A.history.model._waiting"
+    session.wait(found, 20)
     session.wait("len(A.history.model._small) >= 3", 20)
     session.screenshot("history")
     session.run("page = widget('krita_sd_history'); page.setCurrentIndex(A.history.model.index(0, 0))")

@@ -146,8 +146,16 @@ def inside() -> dict[str, Any]:
     out["rows now"] = [model.rowCount(), model.entry(model.index(0, 0)).starred, model.total]  # type: ignore[union-attr]
     out["damaged"] = model.data(model.index(model.rowCount() - 1, 0), Qt.ItemDataRole.ToolTipRole)
     asked.clear()
+    page.list.setCurrentIndex(model.index(2, 0))
+    wanted = page.entries()[0]
     page.field.setText("boat")
     page._search()
+    number = asked[-1][0]
+    model.page(number, [found[9], wanted], 2)
+    out["still selected"] = [[entry.key for entry in page.entries()] == [wanted.key], page.apply.isEnabled()]
+    model._restart()
+    model.page(asked.pop()[0], [found[9]], 1)
+    out["not found"] = [page.entries(), page.apply.isEnabled()]
     page.starred.setChecked(True)
     out["searches"] = [list(wanted) for wanted in asked if isinstance(wanted, tuple)]
     # The queue -------------------------------------------------------------------------------------------------------
@@ -257,8 +265,9 @@ def test_the_history_is_asked_page_by_page_and_old_answers_are_ignored(seen: dic
     assert seen["added"] == [1, "", False, 0, 60] and seen["selected"] == 1, "new ones do not move the selection away"
     assert seen["rows now"] == [59, True, 62]
     assert seen["thumbnail area"] > 1500, "72 x 36 pixels"
-    assert seen["searches"] == [[2, "boat", False, 0, 60], [3, "boat", True, 0, 60]]
+    assert seen["searches"] == [[2, "boat", False, 0, 60], [4, "boat", True, 0, 60]]
     assert "no prompt" in seen["damaged"]
+    assert seen["still selected"] == [True, True] and seen["not found"] == [[], False]
 
 
 def test_a_picture_of_the_history_can_do_what_a_result_can(seen: dict[str, Any]) -> None:
