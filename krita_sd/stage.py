@@ -12,6 +12,7 @@ from typing import Any
 from krita_sd import job_events as ev
 from krita_sd import plan
 from krita_sd.canvas import host, insert, layer_recipes, place, previews
+from krita_sd.canvas.active import active_node
 from krita_sd.jobs import Job, JobTable, Result
 from krita_sd.qt import QtCore, Signal
 from krita_sd.wire.errors import Code, WireError
@@ -102,8 +103,8 @@ class Stage(QtCore.QObject):
         problem = insert.problem_with(way, doc)
         if problem:
             raise WireError(Code.BAD_REQUEST, problem)
+        above = active_node(doc)
         placement = self._placements.pop(result.job, None)
-        above = doc.activeNode()
         if placement is not None and above is not None and previews.is_preview(doc, above):
             above = None
         self._applying.append(_Application(result, doc, way, above, placement, model, parked))

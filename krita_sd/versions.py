@@ -39,7 +39,7 @@ DIFFERENCES = (
     Difference(
         "up to 5.2",
         "a new layer is made the active one a turn of the event loop later, from 5.3 on at once",
-        "canvas.layer.keep_active restores the painter's layer one turn later, which is right for both",
+        "canvas.active.keep_active restores the painter's layer one turn later, which is right for both",
     ),
     Difference(
         "up to 5.2",
@@ -77,9 +77,11 @@ DIFFERENCES = (
         "canvas.layer.birthplace: a layer with a mask and a group are put together in a scratch document",
     ),
     Difference(
-        "5.1 to 6.0",
-        "a call that waits for a busy document lets the event loop turn: timers of ours fire in the middle of it",
-        "canvas.place begins no turn inside of another one",
+        "from 5.3",
+        "activeNode and addChildNode let the event loop turn, in every version what waits for a busy document does: "
+        "timers of ours fire in the middle, the document may be closed there, and a layer that came in be active",
+        "canvas.active answers the painter's layer; canvas.place and Core.look begin no turn inside of another one; "
+        "whether a document is whole is asked again after such a call",
     ),
     Difference(
         "from 6.0",

@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 from ..qt import QtCore
+from . import host
 
 log = logging.getLogger(__name__)
 
@@ -16,8 +17,8 @@ MAX_BYTES = 512 * 1024
 
 
 def load(doc: Any) -> Any | None:
-    """What the document holds, as JSON values; None when there is nothing readable."""
-    data = bytes(doc.annotation(NAME))
+    """What the document holds, as JSON values; None when there is nothing readable, and when it is closed."""
+    data = bytes(doc.annotation(NAME)) if host.is_whole(doc) else b""
     if not data or len(data) > MAX_BYTES:
         return None
     try:
@@ -28,7 +29,7 @@ def load(doc: Any) -> Any | None:
 
 
 def save(doc: Any, state: Any) -> None:
-    """Put JSON values into the document. No undo step, and the document does not count as changed."""
+    """Put JSON values into the document, unless it is closed. No undo step, and it does not count as changed."""
     data = json.dumps(state, ensure_ascii=True).encode("ascii")
-    if len(data) <= MAX_BYTES:
+    if len(data) <= MAX_BYTES and host.is_whole(doc):
         doc.setAnnotation(NAME, "Krita SD", QtCore.QByteArray(data))

@@ -12,6 +12,7 @@ from typing import Any
 from ..geometry import Bounds, Extent
 from ..qt import QtCore, tr
 from . import colour, host, previews
+from .active import active_node
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,12 @@ class Scene:
 
 
 def describe(doc: Any) -> Scene:
-    """The scene of an open document."""
+    """The scene of an open document. It may be closed afterwards (`active_node`): `doc_id` is empty then."""
+    node = active_node(doc)
     extent = Extent(doc.width(), doc.height())
     selection = Selection.of(doc)
     bounds = selection.bounds(extent) if selection is not None else None
     outside = bounds is not None and bounds.is_empty
-    node = doc.activeNode()
     return Scene(
         doc_id=host.document_id(doc),
         name=str(doc.name() or doc.fileName()),
@@ -107,7 +108,7 @@ def _everywhere(source: Any) -> bool:
 
 
 def _local_selection(doc: Any) -> Any | None:
-    node = doc.activeNode()
+    node = active_node(doc)
     if node is None or node.parentNode() is None:
         return None
     owner = node if node.type() != "selectionmask" else node.parentNode()
@@ -121,7 +122,7 @@ def _local_selection(doc: Any) -> Any | None:
 
 def _paint_node(doc: Any) -> Any | None:
     """The layer the painter works on: the active one, or the owner of an active mask; never a preview of ours."""
-    node = doc.activeNode()
+    node = active_node(doc)
     while node is not None and node.type().endswith("mask"):
         node = node.parentNode()
     if node is not None and previews.is_preview(doc, node):
@@ -155,6 +156,7 @@ class Capture:
         self._node = node
         self._with_mask = with_mask
         self._cancelled = False
+        self._in_turn = False
         self._work: Iterator[None] | None = None
         self._inner = bounds
         self._undo: list[Callable[[], None]] = []
@@ -175,26 +177,33 @@ class Capture:
     def cancel(self) -> None:
         """Stop reading; neither callback comes any more."""
         self._cancelled = True
-        self._clean_up()
+        # Krita lets the event loop turn in some calls: what such a call works on must not be closed under it.
+        if not self._in_turn:
+            self._clean_up()
 
     def _turn(self) -> None:
         if self._cancelled or self._work is None:
             return
-        problem = ""
+        problem, self._in_turn = "", True
         try:
             if not host.is_open(self._doc):
                 problem = tr("The document was closed before it could be read.")
             else:
                 next(self._work)
-                QtCore.QTimer.singleShot(0, self._turn)
-                return
+                if not self._cancelled:
+                    QtCore.QTimer.singleShot(0, self._turn)
+                    return
         except StopIteration:
             pass
         except (ValueError, RuntimeError, TypeError) as error:
             log.exception("capture failed")
             problem = tr("The picture could not be read from the document: ") + str(error)
+        finally:
+            self._in_turn = False
         self._work = None
         self._clean_up()
+        if self._cancelled:
+            return
         if problem:
             self._failed(problem)
         else:

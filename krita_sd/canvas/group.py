@@ -10,7 +10,8 @@ from typing import Any
 from ..geometry import Bounds
 from ..qt import QtCore, Signal
 from . import colour, host, watch
-from .layer import Layer, birthplace, keep_active
+from .active import active_node, keep_active
+from .layer import Layer, birthplace
 
 RETRY = 40  # milliseconds between two looks at a busy document
 
@@ -72,9 +73,11 @@ class GroupInsertion(QtCore.QObject):
             yield 0
         while not watch.may_touch(self._doc):
             yield RETRY
-        active = self._doc.activeNode()
-        self._doc.rootNode().addChildNode(group, None)
-        keep_active(self._doc, active)
+        active, root = active_node(self._doc), self._doc.rootNode()
+        if root is None:
+            return  # closed while it was asked
+        with keep_active(self._doc, active):
+            root.addChildNode(group, None)
         yield 0
         while not watch.may_touch(self._doc):
             yield RETRY

@@ -13,8 +13,9 @@ from ..geometry import Bounds
 from ..qt import QtCore, Signal
 from ..text import tr
 from . import host, watch
+from .active import active_node, keep_active
 from .colour import SRGB, drop
-from .layer import Layer, birthplace, keep_active
+from .layer import Layer, birthplace
 from .overlay import Overlay
 
 WAYS = ("top", "above", "into", "mask")
@@ -36,7 +37,7 @@ def problem_with(way: str, doc: Any) -> str:
         return tr("Transparency masks need Krita 5.2 or later. Apply as a plain layer instead.")
     if way != "into":
         return ""
-    node = doc.activeNode()
+    node = active_node(doc)
     if node is None or node.type() != "paintlayer":
         return tr("The active layer is no paint layer. Choose one, or apply as a new layer.")
     if node.locked() or not node.visible():
@@ -109,7 +110,7 @@ class Insertion(QtCore.QObject):
         above = self._above
         if above is not None and self._doc.nodeByUniqueID(above.uniqueId()) is None:
             # Deleted meanwhile, or merged with the result before this one: that layer is the active one now.
-            active = self._doc.activeNode()
+            active = active_node(self._doc)
             above = active if active is not None and active.type() == "paintlayer" else None
         layer.insert(above)
         if scratch is not None:
@@ -145,8 +146,8 @@ class Insertion(QtCore.QObject):
         node.mergeDown()
         children = parent.childNodes()
         merged = children[place] if place < len(children) else node
-        merged.setName(name)
-        keep_active(self._doc, merged)
+        with keep_active(self._doc, merged):
+            merged.setName(name)
         return merged
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from .. import versions
 from ..geometry import Bounds
-from ..qt import QtCore
-from . import colour, host
+from . import colour
+from .active import active_node, keep_active
 
 BAND = 512
 """Most rows written per turn of the event loop."""
@@ -62,9 +62,13 @@ class Layer:
     def insert(self, above: Any = None) -> None:
         """Put the layer on top, or directly above the node `above`; the painter's active layer stays active. Pen up
         and document idle, please."""
-        doc, active = self._doc, self._doc.activeNode()
+        doc, active = self._doc, active_node(self._doc)
         parent = above.parentNode() if above is not None else None
-        (parent or doc.rootNode()).addChildNode(self._node, above if parent is not None else None)
+        root = parent or doc.rootNode()
+        if root is None:
+            return  # closed while it was asked
+        with keep_active(doc, active):
+            root.addChildNode(self._node, above if parent is not None else None)
         self.inserted = True
         if self._scratch is not None:
             colour.drop(self._scratch)
@@ -72,7 +76,6 @@ class Layer:
         fresh = doc.nodeByUniqueID(self.id)
         if fresh is not None:
             self._node = fresh
-        keep_active(doc, active)
 
     def write(self, picture: bytes | None) -> Iterator[None]:
         """Write bgra8 `picture` (None: transparent) where it differs from what the layer holds.
@@ -135,16 +138,3 @@ def _changed(old: bytes, new: bytes, row: int) -> tuple[int, int]:
     first = next(i for i in range(0, len(new), strip) if old[i : i + strip] != new[i : i + strip])
     last = next(i for i in range(len(new), 0, -strip) if old[max(0, i - strip) : i] != new[max(0, i - strip) : i])
     return first // row, last // row
-
-
-def keep_active(doc: Any, node: Any) -> None:
-    """Make `node` the active one again after a node operation.
-
-    Krita 5.1 and 5.2 activate a new node one turn later, so that restoring it at once would be overruled.
-    """
-
-    def restore() -> None:
-        if node is not None and host.is_open(doc) and doc.nodeByUniqueID(node.uniqueId()) is not None:
-            doc.setActiveNode(node)
-
-    QtCore.QTimer.singleShot(0, restore)

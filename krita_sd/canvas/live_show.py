@@ -8,6 +8,7 @@ from typing import Any
 
 from ..geometry import Bounds
 from . import insert, place
+from .active import active_node
 from .overlay import Overlay
 
 
@@ -60,7 +61,7 @@ def apply(doc: Any, bounds: Bounds, data: bytes, name: str, way: str, done: Call
     problem = insert.problem_with(way, doc)
     if problem:
         return problem
-    insertion = insert.Insertion(doc, doc.activeNode(), bounds, data, name, way)
+    insertion = insert.Insertion(doc, active_node(doc), bounds, data, name, way)
     insertion.applied.connect(lambda _node: done())
     _keep(insertion, insertion.applied, insertion.parked)
     insertion.start()

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..qt import QtCore
 from . import previews, watch
+from .active import active_node
 
 
 def id_of(node: Any) -> str:
@@ -39,7 +40,7 @@ def uuids(ids: list[str]) -> list[Any]:
 
 def active(doc: Any) -> Any | None:
     """The layer the painter works on, or the owner of an active mask; None when that is a preview of ours."""
-    node = doc.activeNode()
+    node = active_node(doc)
     while node is not None and node.type().endswith("mask"):
         node = node.parentNode()
     return None if node is None or previews.is_preview(doc, node) else node

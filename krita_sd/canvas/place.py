@@ -12,7 +12,8 @@ from typing import Any
 from ..geometry import Bounds
 from ..qt import QtCore, Signal
 from . import aside, host, previews, watch
-from .layer import Layer, keep_active
+from .active import active_node, keep_active
+from .layer import Layer
 from .overlay import Overlay
 
 log = logging.getLogger(__name__)
@@ -377,15 +378,14 @@ class Placement(QtCore.QObject):
                 yield RETRY
         while self._busy():
             yield RETRY
-        active = self._doc.activeNode()
+        active = active_node(self._doc)
         if layer.attached and self._is_last_step() and host.trigger("edit_undo"):
             deadline = time.monotonic() + 1.0
             while layer.attached and time.monotonic() < deadline:
                 yield RETRY
-        if layer.attached:
-            layer.node.remove()
-        if active is not None and active != layer.node:
-            keep_active(self._doc, active)
+        with keep_active(self._doc, active if active != layer.node else None):
+            if layer.attached:
+                layer.node.remove()
         self._doc.refreshProjection()
         self._finish()
         self.discarded.emit()

@@ -71,6 +71,8 @@ def is_live(doc: Any) -> bool:
 
 
 def _note(doc: Any) -> None:
+    if not host.is_whole(doc):
+        return  # closed while a layer was made for it
     names = [entry.node_id.toString() for entry in _entries if entry.doc == doc]
     if names:
         data = QtCore.QByteArray(json.dumps(names).encode())
