@@ -37,9 +37,11 @@ def keep_active(doc: Any, node: Any | None) -> Iterator[None]:
 
     Krita 5.1 and 5.2 activate a new node one turn later, so that restoring it at once would be overruled.
     """
+    if node is None:
+        yield
+        return
     entry = (doc, node)
-    if node is not None:
-        _kept.append(entry)
+    _kept.append(entry)
 
     def restore() -> None:
         try:
@@ -52,5 +54,4 @@ def keep_active(doc: Any, node: Any | None) -> Iterator[None]:
     try:
         yield
     finally:
-        if node is not None:
-            QtCore.QTimer.singleShot(0, restore)
+        QtCore.QTimer.singleShot(0, restore)
