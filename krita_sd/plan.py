@@ -238,18 +238,21 @@ def layer_name(recipe: Recipe) -> str:
 
 def describe(recipe: Recipe) -> str:
     """The recipe as plain lines, for a tooltip."""
-    lines = [recipe.prompt.strip()[:400] or "(no prompt)"]
+    lines = [recipe.prompt.strip()[:400] or tr("(no prompt)")]
     if recipe.negative.strip():
-        lines.append(f"Negative: {recipe.negative.strip()[:200]}")
-    facts = [f"Seed {recipe.seed}"]
+        lines.append(tr("Negative: {words}", words=recipe.negative.strip()[:200]))
+    facts = [tr("Seed {seed}", seed=recipe.seed)]
     if recipe.steps is not UNSET:
-        facts.append(f"{recipe.steps} steps")
+        facts.append(tr("{steps} steps", steps=recipe.steps))
     if recipe.guidance is not UNSET:
-        facts.append(f"guidance {recipe.guidance:g}")
+        facts.append(tr("guidance {guidance:g}", guidance=recipe.guidance))
     if recipe.sampler is not UNSET:
         facts.append(str(recipe.sampler))
     lines.append(", ".join(facts))
-    lines.append(f"{recipe.width} x {recipe.height}, strength {recipe.strength:.0%}")
+    width, height = recipe.width, recipe.height
+    lines.append(
+        tr("{width} x {height}, strength {strength:.0%}", width=width, height=height, strength=recipe.strength)
+    )
     if recipe.model:
         lines.append(recipe.model)
     return "\n".join(lines)

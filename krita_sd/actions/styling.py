@@ -88,7 +88,7 @@ class Styling(Part):
             self.core.styles.save(style)
         except OSError as error:
             log.warning("the style %s was not saved (%s)", style.name, error)
-            sentence = f"The style was not saved ({error.strerror}). Is the disk full?"
+            sentence = tr("The style was not saved ({strerror}). Is the disk full?", strerror=error.strerror or error)
             self.core.later(lambda: self.say(sentence, True))
 
     def _unlink(self, id: str) -> None:

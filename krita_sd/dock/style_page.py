@@ -72,8 +72,8 @@ class StylePage(QtWidgets.QWidget):
             self.name.setText(style.name if style.id else "")
             self.prompt.setPlainText(style.prompt)
             self.negative.setPlainText(style.negative)
-        facts = [f"{style.steps} steps"] if style.steps is not None else []
-        facts += [f"guidance {style.guidance:g}"] if style.guidance is not None else []
+        facts = [tr("{steps} steps", steps=style.steps)] if style.steps is not None else []
+        facts += [tr("guidance {guidance:g}", guidance=style.guidance)] if style.guidance is not None else []
         facts += [text for text in (style.sampler, style.model, style.vae) if text]
         facts += [f"{lora.id} {lora.weight:g}" for lora in style.loras]
         self.facts.say(tr("Keeps: ") + (", ".join(facts) or tr("the model's defaults")))
