@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from krita_sd.settings import MAX_CLIP_SKIP
+from krita_sd.text import tr
 from krita_sd.wire.errors import WireError
 from krita_sd.wire.limits import MAX_GUIDANCE, MAX_LORA_WEIGHT, MAX_LORAS, MAX_NAME, MAX_PROMPT, MAX_STEPS
 from krita_sd.wire.recipe import SAMPLERS, TILINGS, Lora
@@ -136,7 +137,7 @@ class StyleBook:
                         raise ValueError("it is too large")
                     found.append(read_style(f"{kind}/{path.stem}", json.loads(path.read_text(encoding="utf-8"))))
                 except (OSError, ValueError, RecursionError, WireError) as error:
-                    problems.append(f"The style file {path.name} was not read: {error}")
+                    problems.append(tr("The style file {name} was not read: {error}", name=path.name, error=error))
                     log.warning("%s", problems[-1])
         self.styles, self.problems = tuple(found[:MAX_STYLES]), tuple(problems)
 

@@ -68,7 +68,7 @@ class Comparing(Part):
         except WireError as error:
             return str(error), False
         columns, rows = len(made.x.labels), len(made.y.labels)
-        return f"{columns} x {rows} = {len(made.cells)} pictures", True
+        return tr("{columns} x {rows} = {count} pictures", columns=columns, rows=rows, count=len(made.cells)), True
 
     def progress(self) -> tuple[int, int]:
         """(cells that have their picture, cells)."""
@@ -116,7 +116,7 @@ class Comparing(Part):
         self._later(work)
 
     def _open(self, found: Picture, name: str) -> None:
-        insert.open_as_document(found.data, found.width, found.height, f"Grid: {name}")
+        insert.open_as_document(found.data, found.width, found.height, tr("Grid: {name}", name=name))
 
     @guarded
     def layers(self) -> None:
@@ -142,5 +142,5 @@ class Comparing(Part):
         members = [
             group.Member(run.made.label(run.made.cells[number]), functools.partial(data, number)) for number in done
         ]
-        self._group = group.GroupInsertion(doc, run.bounds, f"Grid: {run.name}", members, self.core)
+        self._group = group.GroupInsertion(doc, run.bounds, tr("Grid: {name}", name=run.name), members, self.core)
         self._group.done.connect(lambda: self.say(tr("The grid is a layer group now.")))
