@@ -43,6 +43,7 @@ class _Run:
     images: list[dict[str, Any]] = field(default_factory=list)
     previews: list[Path] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
 
 
@@ -184,11 +185,27 @@ def _save_result(run: _Run, event: ResultReady) -> None:
     more: dict[str, Any] = {"steps_run": result.steps_run, "partial": result.partial}
     images.write_png(file, pixels, images.texts_of(result.recipe, run.request.model_name, more))
     run.files.append(file)
+    for side, read in result.reading.items():
+        _tell(run, side, read)
     for phase, value in result.ms.items():
         run.phases[phase] = round(run.phases.get(phase, 0.0) + float(value), 3)
     run.images.append(
         {"file": str(file), "recipe": result.recipe.to_json(), "ms": result.ms, **more, "computed": result.computed}
+        | {"reading": result.reading}
     )
+
+
+def _tell(run: _Run, side: str, read: Any) -> None:
+    """Say once on stderr what of a prompt was ignored."""
+    ignored = read.get("ignored") if isinstance(read, dict) else None
+    if not isinstance(ignored, list) or not ignored:
+        return
+    where = "prompt" if side == "prompt" else "negative prompt"
+    text = f"Ignored in the {where}: {', '.join(str(part) for part in ignored)}."
+    if text not in run.told:
+        run.told.add(text)
+        _progress("")
+        sys.stderr.write(text + "\n")
 
 
 def _report(run: _Run) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def make_request(arguments: argparse.Namespace, models: Sequence[dict[str, Any]]
     recipe = Recipe(
         prompt=arguments.prompt,
         negative=arguments.negative,
-        model=str(model["id"]) if model and arguments.model else arguments.model,
+        model=_id(model) if model and arguments.model else "",
         seed=arguments.seed if arguments.seed is not None else secrets.randbelow(MAX_SEED + 1),
         steps=_given(arguments.steps),
         guidance=_given(arguments.guidance),
@@ -60,7 +60,7 @@ def make_request(arguments: argparse.Namespace, models: Sequence[dict[str, Any]]
         variation_seed=arguments.variation[1],
         upscaler=_named(arguments.upscaler, "upscaler", models) if arguments.upscaler else "",
     )
-    name = str(model.get("name", "")) if model else arguments.model
+    name = _name(model) if model else ""
     if arguments.image is None:
         size = default_size(native)
         size = Extent(arguments.width or size.width, arguments.height or size.height)
@@ -178,15 +178,26 @@ def _wanted_size(arguments: argparse.Namespace, size: Extent) -> Extent:
 
 
 def _choose(wanted: str, models: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The model with this id, else the only one with this name; "" is the server's first usable checkpoint."""
+    """The checkpoint with this id, name, or name without its suffix, usable ones first; "" is the server's first usable
+    one. Raises WireError(bad_request) when there is none."""
     if not wanted:
         usable = [model for model in models if model.get("usable") and model.get("kind") == "checkpoint"]
         return next((model for model in usable if model.get("id") == "pocket"), usable[0] if usable else None)
-    for key in ("id", "name"):
-        found = [model for model in models if model.get(key) == wanted]
-        if len(found) == 1:
-            return found[0]
-    return None
+    checkpoints = [model for model in models if model.get("kind") == "checkpoint"]
+    for say in (_id, _name, lambda model: _name(model).rpartition(".")[0]):
+        found = [model for model in checkpoints if say(model).casefold() == wanted.casefold()]
+        if found:
+            return min(found, key=lambda model: not model.get("usable"))
+    names = ", ".join(_name(model) for model in checkpoints if model.get("usable")) or "none"
+    raise bad_request(f"There is no model named {wanted!r}.", f"There are: {names}.")
+
+
+def _id(model: dict[str, Any]) -> str:
+    return str(model.get("id"))
+
+
+def _name(model: dict[str, Any]) -> str:
+    return str(model.get("name"))
 
 
 def _named(wanted: str, kind: str, models: Sequence[dict[str, Any]]) -> str:

@@ -215,7 +215,9 @@ class Resolver:
             raise WireError(
                 Code.UNSUPPORTED,
                 f"There is no model for {what} control that fits {model.name}.",
-                "Put the Redux model of Flux 1 into the models folder and rescan."
+                "The embedded model works with its own control models only: choose another model."
+                if model.path == POCKET
+                else "Put the Redux model of Flux 1 into the models folder and rescan."
                 if control.type == "reference" and _looks_by(model) == "redux"
                 else f"Put a {_what_kind(wanted_kinds)} with “{what}” in its name into the models folder and rescan.",
             )

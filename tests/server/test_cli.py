@@ -255,8 +255,9 @@ def test_out_is_required() -> None:
 
 
 def test_what_the_server_refuses_is_one_sentence(shell: Shell) -> None:
-    assert "no such model" in one_sentence(shell.generate("--model", "../etc/passwd"), 1)
+    assert "There are: Pocket, tiny." in one_sentence(shell.generate("--model", "../etc/passwd"), 2)
     assert "not safe" in one_sentence(shell.generate("--model", "evil.ckpt"), 1)
+    assert "not safe" in one_sentence(shell.generate("--model", "Evil"), 1)
     assert "cut off" in one_sentence(shell.generate("--model", "truncated"), 1)
     wrong = shell.folder / "token"
     wrong.write_text("wrong")
@@ -269,6 +270,14 @@ def test_what_the_server_refuses_is_one_sentence(shell: Shell) -> None:
 
 def test_a_model_may_be_named(shell: Shell) -> None:
     assert shell.generate(*SMALL, "--model", "tiny").returncode == 0
+
+
+def test_what_is_ignored_in_a_prompt_is_said(shell: Shell) -> None:
+    done = shell.generate(*SMALL, "--prompt", "a boat <lora:gone:1>", "--count", "2", "--json")
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Ignored in the prompt: <lora:gone> (there is no LoRA of that name)")
+    reading = json.loads(done.stdout)["images"][0]["reading"]["prompt"]
+    assert reading["loras"] == [["gone", 1.0, False]]
 
 
 def test_a_server_of_its_own_comes_and_goes(models: Path, tmp_path: Path) -> None:
