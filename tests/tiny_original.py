@@ -27,6 +27,8 @@ ENCODERS = {
 }
 """What ComfyUI calls the text encoders inside its checkpoints."""
 
+TWINS = {"flux1-kontext": "flux1", "qwen-image-edit": "qwen-image"}
+
 
 def part_tensors(folder: Path, part: str) -> Tensors:
     """The tensors of one part of a diffusers folder."""
@@ -37,6 +39,7 @@ def part_tensors(folder: Path, part: str) -> Tensors:
 def transformer(model: Any, family: str) -> Tensors:
     """The transformer of a loaded model under the names of its authors, bare."""
     out: Tensors = {}
+    family = TWINS.get(family, family)
     _WRITERS[family](out, model.transformer)
     return {name: tensor.contiguous() for name, tensor in out.items()}
 
@@ -60,6 +63,7 @@ def encoder(folder: Path, part: str) -> Tensors:
 def autoencoder(model: Any, family: str) -> Tensors:
     """The autoencoder of a loaded model in the names of its authors, bare."""
     out: Tensors = {}
+    family = TWINS.get(family, family)
     if family == "qwen-image":
         _wan(out, model.vae)
     else:
@@ -74,7 +78,7 @@ def autoencoder(model: Any, family: str) -> Tensors:
 def make_single(path: Path, folder: Path, model: Any, family: str, prefix: str = "model.diffusion_model.") -> Path:
     """Write the model in `folder` (loaded: `model`) as one file with everything inside, as ComfyUI does; return it."""
     tensors = {prefix + name: tensor for name, tensor in transformer(model, family).items()}
-    for part, label in ENCODERS[family].items():
+    for part, label in ENCODERS[TWINS.get(family, family)].items():
         if (folder / part).is_dir():
             home = f"text_encoders.{label}.transformer."
             tensors |= {home + name: tensor for name, tensor in encoder(folder, part).items()}
@@ -88,7 +92,7 @@ def make_files(path: Path, folder: Path, model: Any, family: str) -> dict[str, P
     """Write the transformer alone to `path` and the other parts beside it; returns the files by part."""
     save_file(transformer(model, family), path)
     parts = {}
-    for part, label in ENCODERS[family].items():
+    for part, label in ENCODERS[TWINS.get(family, family)].items():
         if (folder / part).is_dir():
             parts[part] = path.with_name(f"{label}.safetensors")
             save_file(encoder(folder, part), parts[part])

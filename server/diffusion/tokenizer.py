@@ -87,6 +87,13 @@ def image_reader(folder: Path) -> Any:
         ) from error
 
 
+def published_image_reader() -> Any:
+    """The same for single files, which have no settings: as Qwen2.5-VL was published, patches of 14 pixels by twos."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    return Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384})
+
+
 def _pair(line: str | list[str]) -> tuple[str, str]:
     left, right = line.split(" ") if isinstance(line, str) else line
     return left, right

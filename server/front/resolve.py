@@ -215,11 +215,7 @@ class Resolver:
             raise WireError(
                 Code.UNSUPPORTED,
                 f"There is no model for {what} control that fits {model.name}.",
-                "The embedded model works with its own control models only: choose another model."
-                if model.path == POCKET
-                else "Put the Redux model of Flux 1 into the models folder and rescan."
-                if control.type == "reference" and _looks_by(model) == "redux"
-                else f"Put a {_what_kind(wanted_kinds)} with “{what}” in its name into the models folder and rescan.",
+                _what_to_do(control.type, model, wanted_kinds),
             )
         return (named or general)[0]
 
@@ -246,6 +242,17 @@ def _stated_types(model: ModelEntry) -> dict[Path, str]:
 def _looks_by(model: ModelEntry) -> str:
     row = CAPABILITIES.get(model.family)
     return row.references if row is not None else ""
+
+
+def _what_to_do(type: str, model: ModelEntry, kinds: tuple[str, ...]) -> str:
+    """How to get a control model of that type for that model."""
+    if model.path == POCKET:
+        return "The embedded model works with its own control models only: choose another model."
+    if type == "reference" and _looks_by(model) == "redux":
+        more = "A file that is Kontext looks by itself when it says so (docs/models.md)."
+        return f"Put the Redux model of Flux 1 into the models folder and rescan. {more}"
+    what = type.replace("_", " ")
+    return f"Put a {_what_kind(kinds)} with “{what}” in its name into the models folder and rescan."
 
 
 def _what_kind(kinds: tuple[str, ...]) -> str:

@@ -42,13 +42,14 @@ class Capabilities:
         return {"title": TITLES[family], "kinds": ["txt2img", "img2img", "inpaint"], **asdict(self)}
 
 
-_ONLY_FOLDERS = (
-    "Only diffusers folders load: single files come without tokenizers and text encoders. LoRAs: in diffusers' names."
-)
-
 _FILES = (
     "A single file may hold everything or the transformer alone, in 8 bits too; text encoders and autoencoder then "
     "come from files of their own in any model folder."
+)
+
+_TOLD = (
+    "Nothing in a single file tells it from {0}: unless its metadata says so, put a file of the same name that ends in "
+    '.json beside it, with {{"family": "{1}"}} inside. '
 )
 
 CAPABILITIES: dict[str, Capabilities] = {
@@ -67,9 +68,8 @@ CAPABILITIES: dict[str, Capabilities] = {
         samplers=FLOW_SAMPLERS, references="redux", note="Dev, schnell and Fill. " + _FILES,
     ),
     "flux1-kontext": Capabilities(
-        "input", negative=False, weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS,
-        references="model",
-        note="Sees the canvas whenever it starts from it. A single file of it looks like Flux 1. " + _ONLY_FOLDERS,
+        "input", negative=False, weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, references="model",
+        note="Sees the canvas whenever it starts from it. " + _TOLD.format("Flux 1", "flux1-kontext") + _FILES,
     ),
     "flux2": Capabilities(
         "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, references="model", control=(),
@@ -89,9 +89,9 @@ CAPABILITIES: dict[str, Capabilities] = {
         note=_FILES,
     ),
     "qwen-image-edit": Capabilities(
-        "calls", weights=False, clip_skip=False, file=False, samplers=FLOW_SAMPLERS, references="model",
-        note="Edit and Edit Plus; Edit reads only the first picture, Plus all. Sees the canvas whenever it starts "
-        "from it. " + _ONLY_FOLDERS,
+        "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, references="model",
+        note="Edit and Edit Plus; Edit reads only the first picture, Plus all; single files run as Plus. Sees the "
+        "canvas whenever it starts from it. " + _TOLD.format("Qwen-Image", "qwen-image-edit") + _FILES,
     ),
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.places import folder_id, read_folders
 
 from .capabilities import FILES, FOLDERS, LOOKING, defaults_of
-from .companions import ENTRIES, Need, missing
+from .companions import ENTRIES, Need, build_of, missing
 from .complete import completed
 from .family import (
     UNKNOWN,
@@ -38,6 +38,7 @@ from .kinds import Inversion, inversion_of
 from .layouts import layout_of, title_of
 from .preprocessors import maps_of
 from .refusals import COMPONENTS, UNSAFE, offers_of, unsafe_folder, unsupported
+from .stated import may_be_other, stated_family, statement_stamp
 
 log = logging.getLogger(__name__)
 
@@ -230,6 +231,8 @@ class Library:
 
     def _file(self, path: Path, stamp: tuple[int, ...]) -> ModelEntry:
         known = self._known.get(str(path))
+        if known is not None and known.kind == "checkpoint" and may_be_other(known.family):
+            stamp += statement_stamp(path)
         if known is not None and known.stamp == stamp:
             return known
         size = stamp[0]
@@ -249,13 +252,17 @@ class Library:
             header = read_header(path)
             maps, refused = maps_of(path)
             detected = Detected("preprocessor") if maps else detect(header)
+            if detected.kind == "checkpoint" and may_be_other(detected.family):
+                family = stated_family(path, detected.family, header.metadata)
+                detected = replace(detected, family=family)
+                stamp = (*stamp[:3], *statement_stamp(path))
             offers = offers_of(header, detected)
             inversion = inversion_of(header.shapes) if detected.kind == "embedding" else None
             problem, code = unsupported(path.name, detected, FILES, offers) or (refused, Code.MODEL_UNSUPPORTED)
             if detected.kind == "checkpoint":
                 guided = any(name.endswith("guidance_in.in_layer.weight") for name in header.shapes)
                 defaults = defaults_of(detected.family, detected.family in ("flux1", "flux2") and not guided)
-            if not problem and detected.kind == "checkpoint" and detected.family in ENTRIES:
+            if not problem and detected.kind == "checkpoint" and build_of(detected.family) in ENTRIES:
                 try:
                     needs = tuple(missing(header.shapes, detected.family))
                 except (KeyError, ValueError, IndexError):

@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.recipe import Recipe
 from server.diffusion import Task, generate, load_model
+from server.diffusion.families import kontext, qwen_edit
 from server.diffusion.original import load
 from server.front.resolve import Resolver
 from server.library import Library
-from server.library.companions import missing
+from server.library.companions import build_of, missing
 from server.library.family import detect
 from server.library.header import read_header
 from server.library.memory import weights_of
@@ -28,6 +29,7 @@ from server.worker.models import ModelCache
 from tests.engine.conftest import hard_mask, picture
 from tests.tiny_flow import MAKERS, make_flow_model, words_tokenizer
 from tests.tiny_flow2 import FAMILIES as LOOKING
+from tests.tiny_flow2 import SEEN
 from tests.tiny_original import make_files, make_single
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -209,6 +211,55 @@ def test_damaged_transformers_are_one_sentence(change: str, made: Callable[[str]
     with pytest.raises(WireError) as caught:
         load_model(path, "flux1", parts=parts)
     assert caught.value.code is code and caught.value.message.endswith(".") and "odd.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["flux1-kontext", "qwen-image-edit"])
+def test_what_no_tensor_tells_is_said_beside_the_file(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library believes the file beside it, or the file's own words; the model then looks at the canvas."""
+    monkeypatch.setattr(load, "qwen_tokenizer", lambda: words_tokenizer(SEEN))
+    monkeypatch.setattr(kontext, "SIZES", ((64, 64),))
+    monkeypatch.setattr(qwen_edit, "LATENT_AREA", 64 * 64)
+    monkeypatch.setattr(qwen_edit, "READ_AREA", 64 * 64)
+    folder = make_flow_model(tmp_path / "folder", family, **({"plus": True} if "qwen" in family else {}))
+    whole: Any = load_model(folder, family)
+    home = tmp_path / "files"
+    home.mkdir()
+    path = home / "model.safetensors"
+    make_files(path, folder, whole, family)
+    library = Library([home], None)
+
+    def entry() -> Any:
+        library.scan()
+        return next(entry for entry in library.entries if entry.path == path)
+
+    assert (entry().family, entry().problem) == (build_of(family), "")
+    path.with_suffix(".json").write_text(f'{{"family": "{family}"}}')
+    found = entry()
+    assert (found.family, found.problem, found.to_json()["looks"]) == (family, "", True)
+    single: Any = load_model(path, family, parts=found.parts)
+    if "qwen" in family:  # the numbers of special words, and the settings of the reader, are those of the real ones
+        for name in ("image_token_id", "vision_start_token_id"):
+            setattr(single.text_encoder.config, name, getattr(whole.text_encoder.config, name))
+        single.image_reader = whole.image_reader
+    task = replace(TASK, image=picture())
+    assert np.array_equal(generate(single, task).image, generate(whole, task).image)
+    path.with_suffix(".json").write_text('{"family": "sdxl"}')
+    assert entry().family == build_of(family)
+    path.with_suffix(".json").unlink()
+    save_file(load_file(path), path, {"modelspec.architecture": f"{family.replace('qwen-', 'Qwen-')}-dev/x"})
+    assert entry().family == family
+
+
+def test_a_text_encoder_without_eyes_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
+    whole = made("qwen-image")
+    parts = make_files(tmp_path / "edit.safetensors", whole.folder, whole.model, "qwen-image")
+    words = {name: tensor for name, tensor in load_file(parts["text_encoder"]).items() if "visual." not in name}
+    save_file(words, parts["text_encoder"])
+    with pytest.raises(WireError, match="has no eyes") as caught:
+        load_model(tmp_path / "edit.safetensors", "qwen-image-edit", parts=parts)
+    assert caught.value.code is Code.MODEL_UNSUPPORTED
 
 
 @pytest.mark.parametrize("kind", ["flux1-schnell", "qwen-image"])

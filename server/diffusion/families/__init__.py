@@ -55,7 +55,7 @@ FAMILIES: dict[str, Family] = {
         "Flux 1 Kontext", f"{_HERE}kontext:Kontext",
         {"transformer": "diffusers:FluxTransformer2DModel", "vae": "diffusers:AutoencoderKL",
          "text_encoder": _CLIP, "text_encoder_2": _T5},
-        {"tokenizer": "clip", "tokenizer_2": "any"},
+        {"tokenizer": "clip", "tokenizer_2": "any"}, layout="original",
     ),
     "sd3": Family(
         "Stable Diffusion 3", f"{_HERE}sd3:StableDiffusion3",
@@ -91,6 +91,6 @@ FAMILIES: dict[str, Family] = {
         "Qwen-Image Edit", f"{_HERE}qwen_edit:QwenImageEdit",
         {"transformer": "diffusers:QwenImageTransformer2DModel", "vae": "diffusers:AutoencoderKLQwenImage",
          "text_encoder": "transformers:Qwen2_5_VLForConditionalGeneration"},
-        {"tokenizer": "any"}, image_reader="processor",
+        {"tokenizer": "any"}, layout="original", image_reader="processor",
     ),
 }  # fmt: skip

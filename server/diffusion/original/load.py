@@ -15,7 +15,7 @@ from krita_sd.wire.errors import Code, WireError
 from server.diffusion.model import LoadedModel
 from server.diffusion.original import autoencoders, encoders, transformers
 from server.diffusion.original.tokenizers import qwen_tokenizer, t5_tokenizer
-from server.diffusion.tokenizer import shipped_tokenizer
+from server.diffusion.tokenizer import published_image_reader, shipped_tokenizer
 from server.diffusion.weights import PARTS, LoadJob, Source, TensorFiles, empty_module, incomplete, maker, unsupported
 from server.library.capabilities import defaults_of
 from server.library.companions import (
@@ -91,6 +91,11 @@ class _Original:
                     modules[need.part] = self._fill(need.part, place[0], built)
         modules |= self._tokenizers(wanted, modules)
         row = job.row
+        if row.image_reader:
+            if modules["text_encoder"].model.visual is None:
+                file = (places["text_encoder"] or (job.path,))[0]
+                raise unsupported(file.name, f"it has no eyes, and {row.title} looks at pictures")
+            modules |= {"image_reader": published_image_reader(), "pipeline": "QwenImageEditPlusPipeline"}
         # Nothing in a file tells Klein, which runs in four steps, from its base: it is by far the more common.
         defaults = defaults_of(family, True) if family == "flux2" and not config["guidance_embeds"] else {}
         return maker(row.maker)(family, modules, self._schedule(config), NATIVE.get(family, LARGE_NATIVE), defaults)
