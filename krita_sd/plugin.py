@@ -36,6 +36,7 @@ ACTIONS = {
     "krita_sd_action_apply_into": ("Krita SD: Apply result into the active layer", "apply_into"),
     "krita_sd_action_apply_mask": ("Krita SD: Apply result as layer with transparency mask", "apply_mask"),
     "krita_sd_action_discard": ("Krita SD: Discard result", "discard"),
+    "krita_sd_action_discard_others": ("Krita SD: Discard the other results", "discard_others"),
     "krita_sd_action_next": ("Krita SD: Next result", "next_result"),
     "krita_sd_action_previous": ("Krita SD: Previous result", "previous_result"),
     "krita_sd_action_toggle": ("Krita SD: Show or hide result", "toggle_shown"),

@@ -86,6 +86,7 @@ class Actions(Core):
             self.generating.keep,
         )
         self.apply, self.discard, self.pick = self.results.apply, self.results.discard, self.results.pick
+        self.discard_others = self.results.discard_others
         self.toggle_shown, self.thumbnail = self.results.toggle_shown, self.results.thumbnail
         self.apply_in, self.star, self.choose_results = self.results.apply_in, self.results.star, self.results.choose
         self.use_as_input, self.clear_input, self.vary = (

@@ -75,7 +75,8 @@ class Showing(Part, QtCore.QObject):
             return
         self.frame = ready
         model = sum(seconds for name, seconds in ready.parts.items() if name not in ("queued", "total"))
-        self._timeline.note(generation, arrived=ready.arrived, queue=ready.parts.get("queued", 0.0), model=model)
+        known = {"arrived": ready.arrived, "queue": ready.parts.get("queued", 0.0), "model": model}
+        self._timeline.note(generation, **known, down=len(ready.picture.data))
         self.fresh.shown(generation)
         self.dress()
         painted = functools.partial(self._painted, generation)

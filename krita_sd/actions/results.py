@@ -98,6 +98,17 @@ class Results(Part):
             self.core.feed(ev.Discarded(key))
 
     @guarded
+    def discard_others(self) -> None:
+        """Drop all results but the selected ones, of every document. They stay in the history."""
+        kept = self.targets()
+        if not kept:
+            raise WireError(Code.BAD_REQUEST, tr("No result is selected."), tr("Select those that you want to keep."))
+        others = [key for key in self.core.table.results if key not in kept]
+        for key in others:
+            self.core.feed(ev.Discarded(key))
+        self.say(tr("{number} results were dropped. The history keeps them.", number=len(others)))
+
+    @guarded
     def star(self) -> None:
         """Star the selected results, or take the star from all of them."""
         found = [self.core.table.results[key] for key in self.targets()]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from krita_sd.dock import buttons
+from krita_sd.dock.results import is_select_all
 from krita_sd.qt import QAction, Qt, QtCore, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
@@ -167,7 +168,7 @@ class _List(QtWidgets.QListView):
         self.setVerticalScrollMode(QtWidgets.QAbstractItemView.ScrollMode.ScrollPerPixel)
 
     def event(self, event: Any) -> bool:
-        if event.type() == QtCore.QEvent.Type.ShortcutOverride and event.key() in _KEYS:
+        if event.type() == QtCore.QEvent.Type.ShortcutOverride and (event.key() in _KEYS or is_select_all(event)):
             event.accept()
             return True
         return bool(super().event(event))

@@ -101,7 +101,7 @@ class ResultStrip(QtWidgets.QListWidget):
             self.chosen.emit(keys)
 
     def event(self, event: Any) -> bool:
-        if event.type() == QtCore.QEvent.Type.ShortcutOverride and event.key() in _KEYS:
+        if event.type() == QtCore.QEvent.Type.ShortcutOverride and (event.key() in _KEYS or is_select_all(event)):
             event.accept()
             return True
         return bool(super().event(event))
@@ -112,6 +112,11 @@ class ResultStrip(QtWidgets.QListWidget):
             super().keyPressEvent(event)
         else:
             getattr(self, signal).emit()
+
+
+def is_select_all(event: Any) -> bool:
+    """Ctrl+A, which would select the canvas if the list did not say that the key is its own."""
+    return bool(event.matches(QtGui.QKeySequence.StandardKey.SelectAll))
 
 
 _KEYS = {

@@ -23,8 +23,8 @@ _FILTER = "PNG (*.png);;WebP (*.webp);;JPEG (*.jpg)"
 
 
 class ResultsSection(QtWidgets.QWidget):
-    """`actions` offers: apply, apply_in, discard, pick, choose_results, star, toggle_shown, cancel, thumbnail,
-    use_as_input, clear_input, vary, same_seed, copy, restore_result, save_result, input_result, change."""
+    """`actions` offers: apply, apply_in, discard, discard_others, pick, choose_results, star, toggle_shown, cancel,
+    thumbnail, use_as_input, clear_input, vary, same_seed, copy, restore_result, save_result, input_result, change."""
 
     def __init__(self, actions: Any) -> None:
         super().__init__()
@@ -98,6 +98,8 @@ class ResultsSection(QtWidgets.QWidget):
         _add(menu, "Take over the recipe", "Set the docker as it was for this picture", act.restore_result)
         menu.addSeparator()
         _add(menu, "Star", "Kept in the history for ever (S)", act.star)
+        others = "Drop all results but the selected ones; the history keeps them"
+        _add(menu, "Discard the others", others, act.discard_others)
         _add(menu, "Copy prompt", "", lambda: act.copy("prompt"))
         _add(menu, "Copy seed", "", lambda: act.copy("seed"))
         _add(menu, "Copy recipe", "As text that other programs read", lambda: act.copy("recipe"))

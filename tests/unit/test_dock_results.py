@@ -246,6 +246,7 @@ def test_the_menus_offer_the_ways_and_the_rounds(seen: dict[str, Any]) -> None:
         ["same_seed"],
         ["restore_result"],
         ["star"],
+        ["discard_others"],
         ["copy", "prompt"],
         ["copy", "seed"],
         ["copy", "recipe"],
