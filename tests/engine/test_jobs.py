@@ -304,11 +304,12 @@ def test_overflow_in_half_precision_is_repaired_in_float32(part: str, folder_of:
     network.conv_norm_out.weight.fill_(60000.0)
     network.conv_out.weight.mul_(1 / 60000.0)
     steps: list[int] = []
-    output = generate(model, TASK, on_step=lambda step: steps.append(step.k))
+    task = replace(TASK, total_steps=3, width=32, height=32)  # half precision is slow on processors
+    output = generate(model, task, on_step=lambda step: steps.append(step.k))
     assert output.image.std() > 1.0
-    assert steps == [1, 2, 3, 4, 5], "progress never goes back, also when steps run again"
+    assert steps == [1, 2, 3], "progress never goes back, also when steps run again"
     assert model.unet.dtype == model.vae.dtype == torch.float16
-    assert np.array_equal(generate(model, TASK).image, output.image)
+    assert np.array_equal(generate(model, task).image, output.image)
 
 
 def test_the_engine_writes_no_file(folder_of: Loaded) -> None:

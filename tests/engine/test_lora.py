@@ -122,14 +122,16 @@ def test_a_hundred_swaps_leave_no_trace(dtype: torch.dtype, swaps: int, folder_o
     path = write(tmp_path / "style.safetensors", model, "kohya")
     before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
     places = [parameter.data_ptr() for parameter in model.unet.parameters()]
-    picture = generate(model, TASK).image.tobytes()
+    # Half precision is slow on processors.
+    task = TASK if dtype == torch.float32 else replace(TASK, total_steps=1, guidance=1.0, width=32, height=32)
+    picture = generate(model, task).image.tobytes()
     for swap in range(swaps):
         with LoraWeights(model.unet, model.encoders, ((path, 0.01 * swap - 0.5),)):
             changed = model.unet.get_submodule(UNET[0]).weight
             assert swap == 50 or not torch.equal(changed, before[f"{UNET[0]}.weight"])
     assert all(torch.equal(before[name], tensor) for name, tensor in model.unet.state_dict().items())
     assert places == [parameter.data_ptr() for parameter in model.unet.parameters()]
-    assert generate(model, TASK).image.tobytes() == picture
+    assert generate(model, task).image.tobytes() == picture
 
 
 def test_base_is_back_after_cancel_and_failure(model_of: Loaded, tmp_path: Path) -> None:

@@ -14,15 +14,23 @@ from safetensors.torch import load_file, save_file
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion import load_model
 from server.diffusion.features.lora import LoraWeights
-from tests.tiny_flow import make_flow_model
+from server.diffusion.original import load
+from tests.tiny_flow import MAKERS, make_flow_model, words_tokenizer
+from tests.tiny_flow2 import FAMILIES as LOOKING
 from tests.tiny_original import make_files, transformer
 
+MAKERS |= LOOKING
 RANK, ALPHA, STRENGTH = 4, 2.0, 0.5
 LAYERS = {
     "flux1": [
         "double_blocks.0.img_attn.qkv", "double_blocks.0.txt_attn.qkv", "double_blocks.0.img_attn.proj",
         "double_blocks.0.txt_mlp.2", "double_blocks.0.img_mod.lin", "single_blocks.0.linear1",
         "single_blocks.0.linear2", "final_layer.linear", "final_layer.adaLN_modulation.1", "guidance_in.in_layer",
+    ],
+    "flux2": [
+        "double_blocks.0.img_attn.qkv", "double_blocks.0.txt_attn.proj", "double_blocks.0.img_mlp.0",
+        "single_blocks.0.linear1", "single_blocks.0.linear2", "double_stream_modulation_txt.lin",
+        "final_layer.adaLN_modulation.1", "time_in.in_layer",
     ],
     "chroma": ["double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "distilled_guidance_layer.layers.0.in_layer"],
     "sd3": [
@@ -36,6 +44,13 @@ LAYERS = {
     "qwen-image": ["transformer_blocks.0.attn.to_q", "transformer_blocks.1.img_mlp.net.0.proj", "txt_in"],
 }  # fmt: skip
 Models = Callable[[str], Any]
+
+
+@pytest.fixture(autouse=True)
+def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny encoders know nine words; building the shipped tokenizers takes longer than all else here."""
+    monkeypatch.setattr(load, "t5_tokenizer", words_tokenizer)
+    monkeypatch.setattr(load, "qwen_tokenizer", words_tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +81,8 @@ def names_of(layout: str, layer: str) -> tuple[str, str, str]:
     [
         ("flux1", "kohya"),
         ("flux1", "diffusion_model."),
+        ("flux2", "diffusion_model."),
+        ("flux2", "kohya"),
         ("chroma", "kohya"),
         ("sd3", "kohya"),
         ("z-image", "diffusion_model."),

@@ -62,9 +62,10 @@ def test_an_overflow_is_repaired_in_float32_on_the_lower_rungs_too(folder: Path,
     model.unet.conv_out.weight.mul_(1 / 60000.0)
     residency = Residency(parts_of(model), model.device)
     residency.step_to(rung)
-    first = generate(model, TASK).image
+    task = replace(TASK, total_steps=1, guidance=1.0, width=32, height=32)  # half precision is slow on processors
+    first = generate(model, task).image
     assert first.std() > 1.0 and model.unet.dtype == torch.float16
-    assert np.array_equal(generate(model, TASK).image, first)
+    assert np.array_equal(generate(model, task).image, first)
 
 
 @pytest.mark.parametrize("rung", ["model", "groups"])
