@@ -18,6 +18,7 @@ class Trip:
 
     event: the oldest pen event that no earlier frame answers. began, read: start and end of reading pixels. sent: given
     to the socket. arrived: complete in the link thread. shown: painted. queue, model: what the server says of itself.
+    bytes: of the tiles that went up. down: of the frame.
     """
 
     generation: int
@@ -31,6 +32,7 @@ class Trip:
     shown: float = 0.0
     tiles: int = 0
     bytes: int = 0
+    down: int = 0
 
     @property
     def latency(self) -> float:

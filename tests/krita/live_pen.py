@@ -68,7 +68,7 @@ def sheets():
             if w.isVisible()]
 
 def trips():
-    return [[t.generation, t.event, t.began, t.shown, t.tiles, t.bytes] for t in L.timeline.done]
+    return [[t.generation, t.event, t.began, t.shown, t.tiles, t.bytes, t.down] for t in L.timeline.done]
 
 def shown_pixel(x, y):
     '''What the newest frame shows at a pixel of the document: b, g, r.'''
@@ -136,6 +136,6 @@ class Pen(Hand):
         return found
 
     def trips(self) -> list[list[Any]]:
-        """[generation, pen event, reading began, shown, tiles, bytes] of every frame that was shown, in order."""
+        """[generation, pen event, reading began, shown, tiles, bytes up, bytes down] of every shown frame, in order."""
         found: list[list[Any]] = self.session.eval("trips()")
         return found
