@@ -216,6 +216,14 @@ def test_several_results_become_several_layers(studio: Studio, session: Session)
         "K.activeDocument().topLevelNodes()[1:]) == sorted(digest(data(key)) for key in keys)"
     )
     session.screenshot("several-applied")
+    session.wait("widget_state('krita_sd_results')['focus']", 10)
+    studio.key("Left", "ctrl+a")
+    session.wait("len(A.results.targets()) == 3 and K.activeDocument().selection() is None", 10, "Ctrl+A in the strip")
+    studio.key("Left", "shift+Right")
+    session.wait("len(A.results.targets()) == 2", 10)
+    kept = session.eval("A.results.targets()")
+    studio.choose("krita_sd_result_more", "Discard the others")
+    session.wait(f"sorted(A.table.results) == sorted({kept})", 10, "the two to be left")
 
 
 DROP = """
