@@ -40,6 +40,7 @@ class _Held:
     residency: Residency
     weights: Weights
     parts: dict[str, Path]
+    family: str  # a file may be told to be of another one
 
 
 class ModelCache:
@@ -91,7 +92,7 @@ class ModelCache:
         files = {part: Path(file) for part, file in (parts or {}).items()}
         stamp = _stamp(path, files)
         held = self._held.get(str(path))
-        if held is not None and held.stamp == stamp and held.parts == files:
+        if held is not None and (held.stamp, held.parts, held.family) == (stamp, files, family):
             self._held.move_to_end(str(path))
             return held.model
         if not file_stamp(path):
@@ -107,7 +108,7 @@ class ModelCache:
 
         model, residency = self._load(family, weights, load, told)
         self.loads += 1
-        self._held[str(path)] = _Held(model, stamp, size, residency, weights, files)
+        self._held[str(path)] = _Held(model, stamp, size, residency, weights, files, family)
         return model
 
     def _load(

@@ -245,6 +245,10 @@ def test_what_no_tensor_tells_is_said_beside_the_file(
         single.image_reader = whole.image_reader
     task = replace(TASK, image=picture())
     assert np.array_equal(generate(single, task).image, generate(whole, task).image)
+    cache = ModelCache("cpu")
+    for told in (build_of(family), family):  # the same file, loaded before anybody said what it is
+        held = cache.get(path, told, lambda: False, parts={part: str(file) for part, file in found.parts.items()})
+        assert held.family == told
     path.with_suffix(".json").write_text('{"family": "sdxl"}')
     assert entry().family == build_of(family)
     path.with_suffix(".json").unlink()
