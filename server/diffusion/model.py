@@ -93,6 +93,9 @@ class LoadedModel(ABC):
     previewer: Previewer
     encoding: tuple[Any, ...] = ()
     """What of the running job changes how pictures are encoded; part of the key under which they are kept."""
+    wraps_itself: bool = True
+    """Whether its denoiser knows the picture's edges by the padding of its convolutions alone, so that wrapping those
+    makes it seamless. Transformers number their tokens: they are shown the picture from another place at every step."""
     looks_itself: bool = False
     """Whether it was trained to look at reference pictures without an adapter."""
 

@@ -7,6 +7,7 @@ end and no seam is left to hide; the noise is that of the whole picture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,8 @@ from server.diffusion.tiles import Tile, tiles
 
 Guide = Controls | FlowControls | References | Looks | ReduxWords
 """What takes part in every prediction of a job."""
+
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 OVERLAP = 0.25
 """Share of a piece's side that it has in common with its neighbour."""
@@ -46,6 +49,8 @@ class Predictor:
         self._condition = condition
         self._guides = guides
         self._control = control
+        self._wrap = "" if model.wraps_itself else task.wrap
+        self._calls = 0
         self._pieces: tuple[tuple[Tile, torch.Tensor], ...] = ()
         if task.pieces and max(task.width, task.height) > task.pieces:
             factor, grid = model.factor, model.multiple // model.factor
@@ -55,6 +60,18 @@ class Predictor:
 
     def __call__(self, inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Float32 (1, channels, h, w). Raises Cancelled between two pieces."""
+        if not self._wrap:
+            return self._whole(inputs, timestep)
+        # A seamless picture may be looked at from anywhere: its edges are elsewhere in every step, so none is left.
+        shift = walk(self._calls, inputs.shape[-2:], self._wrap, self._model.multiple // self._model.factor)
+        self._calls += 1
+        for guide in self._guides:
+            if isinstance(guide, (FlowControls, Looks)):
+                guide.shift = shift
+        found = self._whole(torch.roll(inputs, shift, (2, 3)), timestep)
+        return torch.roll(found, (-shift[0], -shift[1]), (2, 3))
+
+    def _whole(self, inputs: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         if not self._pieces:
             return self._predict(inputs, timestep, None)
         total: torch.Tensor | None = None
@@ -77,6 +94,16 @@ class Predictor:
         for guide in self._guides:
             added |= guide.added(timestep, condition, tile)
         return self._model.predict(inputs, timestep, condition, self._guidance, added)
+
+
+def walk(call: int, sides: Sequence[int], wrap: str, grid: int) -> tuple[int, int]:
+    """By how many cells (down, across) a picture of these sides is rolled at a call, in multiples of `grid`: golden
+    sections of what is left, so that the edges of few calls lie far from one another."""
+
+    def along(side: int, start: float) -> int:
+        return int((start + call * _GOLDEN) % 1.0 * (side // grid)) * grid
+
+    return along(sides[0], 0.0) if "y" in wrap else 0, along(sides[1], 0.5) if "x" in wrap else 0
 
 
 def _cut(tensor: torch.Tensor, tile: Tile) -> torch.Tensor:

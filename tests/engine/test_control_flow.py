@@ -22,6 +22,7 @@ from server.diffusion.control_loading import load_control
 from server.diffusion.families import kontext
 from server.diffusion.families.flow import unpack
 from server.diffusion.features.looks import OwnEyes
+from server.diffusion.pieces import walk
 from server.diffusion.task import ControlLayer
 from server.library import Library
 from tests.engine.cells import Cell
@@ -244,6 +245,26 @@ def test_a_map_is_encoded_once_and_pieces_see_their_part(pair_of: Nets) -> None:
     whole = run(model, task)[1]
     assert torch.equal(run(model, replace(task, pieces=64))[1], whole)
     assert bool(torch.isfinite(run(model, replace(task, pieces=48))[1]).all())
+
+
+@pytest.mark.parametrize("name", ["flux", "flux-xlabs"])
+def test_the_map_moves_with_a_seamless_picture(name: str, pair_of: Nets) -> None:
+    """It is rolled as the picture is, whether it is seen through the autoencoder or by the net's own convolutions."""
+    model, net = pair_of(name)
+    seen: list[torch.Tensor] = []
+    hook = net.module.register_forward_pre_hook(
+        lambda _, __, given: seen.append(given["controlnet_cond"]), with_kwargs=True
+    )
+    try:
+        layer = ControlLayer(net, picture(seed=21))
+        run(model, replace(KINDS["txt2img"], wrap="xy", controls=(layer,)))
+    finally:
+        hook.remove()
+    factor = 8 if "xlabs" in name else 1
+    cells = seen if factor == 8 else [unpack(shown, 8, 8) for shown in seen]
+    walks = [walk(call, (8, 8), "xy", 2) for call in range(3)]
+    plain = [torch.roll(shown, [-factor * step for step in by], (2, 3)) for shown, by in zip(cells, walks)]
+    assert len(set(walks)) == 2 and all(torch.equal(shown, plain[0]) for shown in plain)
 
 
 def test_models_that_look_at_pictures_take_control_layers_too(

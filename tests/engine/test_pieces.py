@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ from server.diffusion import Cancelled, Task, generate
 from server.diffusion.noise import slerp
 from server.diffusion.pieces import PiecewiseAutoencoder
 from tests.engine.conftest import Loaded, picture, run
+from tests.tiny_flow import MAKERS, make_flow_model
+from tests.tiny_flow2 import FAMILIES as LOOKING
+
+MAKERS |= LOOKING
 
 TASK = Task(prompt="a red boat", seed=3, total_steps=3, guidance=1.0, width=64, height=64)
 
@@ -76,6 +81,44 @@ def test_wrapping_is_undone_also_by_a_cancel(model_of: Loaded) -> None:
     with pytest.raises(Cancelled):
         generate(model, replace(TASK, wrap="xy"), control=lambda: "cancel")
     assert generate(model, TASK).image.tobytes() == before != wrapped
+
+
+@pytest.mark.parametrize("wrap", ["x", "y", "xy"])
+def test_transformers_see_a_seamless_picture_from_another_place_at_every_step(wrap: str, tmp_path: Path) -> None:
+    """They number their tokens. What they see is the picture rolled, and what they say is rolled back; with it the map
+    of a control layer and the canvas that they look at."""
+    from server.diffusion import load_model
+    from server.diffusion.pieces import walk
+
+    model: Any = load_model(make_flow_model(tmp_path / "kontext", "flux1-kontext"), "flux1-kontext")
+    seen: list[Any] = []
+    predict = type(model).predict
+
+    def recording(inputs: torch.Tensor, timestep: Any, condition: Any, *rest: Any) -> torch.Tensor:
+        found = predict(model, inputs, timestep, condition, *rest)
+        seen.append((inputs, condition.references[0], found))
+        return found
+
+    task = replace(TASK, sampler="Euler", total_steps=4, image=picture(), begin="noise")
+    run(model, task)
+    model.predict = recording
+    try:
+        latents = run(model, replace(task, wrap=wrap))[1]
+    finally:
+        del model.predict
+    schedule = model.schedule("Euler", 4, 0, 64, 64)
+    canvas = torch.roll(seen[0][1], [-cells for cells in walk(0, (8, 8), wrap, 2)], (2, 3))
+    now = torch.roll(seen[0][0], [-cells for cells in walk(0, (8, 8), wrap, 2)], (2, 3))
+    shifts = [walk(call, (8, 8), wrap, 2) for call in range(4)]
+    for index, (shift, (inputs, looked, found)) in enumerate(zip(shifts, seen)):
+        assert torch.equal(inputs, torch.roll(now, shift, (2, 3)))
+        assert torch.equal(looked, torch.roll(canvas, shift, (2, 3)))
+        back = torch.roll(found, (-shift[0], -shift[1]), (2, 3))
+        now = schedule.step(index, back, now, torch.Generator())[0]
+    assert torch.equal(now, latents)
+    assert all(cells % 2 == 0 for shift in shifts for cells in shift) and len(set(shifts)) > 2
+    assert {down for down, _ in shifts} == {0} or "y" in wrap
+    assert {across for _, across in shifts} == {0} or "x" in wrap
 
 
 def test_variations_walk_along_the_sphere() -> None:

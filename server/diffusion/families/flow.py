@@ -45,6 +45,7 @@ class FlowModel(PartsModel):
     """A transformer that predicts a velocity between picture and noise, on latents in tokens of 2 x 2 cells."""
 
     transformer: Any
+    wraps_itself = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from krita_sd.wire.errors import Code, WireError
@@ -37,8 +38,11 @@ Residuals = list[list[torch.Tensor]]
 class FlowControls(Feature):
     """The control layers of one job. `added` gives what the denoiser is called with besides its ordinary inputs.
 
-    Raises WireError(model_unsupported) when a control model does not fit the model.
+    shift: by how many cells (down, across) the picture is rolled at this call. Raises WireError(model_unsupported) when
+    a control model does not fit the model.
     """
+
+    shift = (0, 0)
 
     def __init__(self, model: LoadedModel, schedule: Schedule, layers: Sequence[ControlLayer], guidance: float) -> None:
         self._model: Any = model
@@ -73,15 +77,19 @@ class FlowControls(Feature):
     ) -> Residuals:
         assert self._inputs is not None
         net, model = layer.model.module, self._model
-        inputs = self._inputs
+        inputs = torch.roll(self._inputs, self.shift, (2, 3)) if any(self.shift) else self._inputs
         if tile is not None:
             inputs = inputs[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
         inputs = inputs.to(net.dtype)
-        image = self._part(layer.image, tile)
-        if getattr(net, "input_hint_block", None) is not None:
+        hinted = getattr(net, "input_hint_block", None) is not None
+        # Latents of a picture whose edges meet can be rolled themselves; a part of one is cut from the rolled picture.
+        before = hinted or tile is not None
+        image = self._part(self._rolled(layer.image) if before and any(self.shift) else layer.image, tile)
+        if hinted:
             shown = picture_tensor(image, model.device) * 2.0 - 1.0
         else:
             mean = model.encode_pixels(image)[0]  # kept by the model: encoded once for all steps and jobs
+            mean = mean if before else torch.roll(mean, self.shift, (2, 3))
             # The first ones for SD3 (they ignore the pooled words too) were trained without the shift.
             shown = mean * model.latent_scale if _is_first_sd3(net) else model.scaled(mean)
         call = {"flux_net": self._flux, "sd3_net": self._sd3, "qwen_net": self._qwen}[layer.model.kind]
@@ -157,6 +165,10 @@ class FlowControls(Feature):
         )
         beside = sum(part.shape[-2] * part.shape[-1] // 4 for part in words.references)
         return [_spread(found, len(self._model.transformer.transformer_blocks), False, beside)]
+
+    def _rolled(self, image: Pixels) -> Pixels:
+        down, across = (cells * self._model.factor for cells in self.shift)
+        return np.ascontiguousarray(np.roll(image, (down, across), (0, 1)))
 
     def _part(self, image: Pixels, tile: Tile | None) -> Pixels:
         if tile is None:

@@ -48,7 +48,12 @@ def looked_at(model: LoadedModel, task: Task) -> list[Pixels]:
 
 
 class Looks(Feature):
-    """The canvas and the reference pictures of one job. Raises WireError(model_unsupported) for other models."""
+    """The canvas and the reference pictures of one job. Raises WireError(model_unsupported) for other models.
+
+    shift: by how many cells (down, across) the picture, and so the canvas, is rolled at this call.
+    """
+
+    shift = (0, 0)
 
     def __init__(self, model: LoadedModel, schedule: Schedule, task: Task) -> None:
         self._schedule = schedule
@@ -71,7 +76,7 @@ class Looks(Feature):
 
     def told(self, condition: Condition, tile: Tile | None) -> Condition:
         """`condition` with the pictures that are looked at in this step; of the canvas only the tile."""
-        canvas = self._canvas
+        canvas = [torch.roll(part, self.shift, (2, 3)) for part in self._canvas] if any(self.shift) else self._canvas
         if tile is not None:
             canvas = [part[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] for part in canvas]
         seen = [
