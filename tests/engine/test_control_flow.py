@@ -21,12 +21,13 @@ from server.diffusion import Task, generate, load_model, schedules
 from server.diffusion.control_loading import load_control
 from server.diffusion.families import kontext
 from server.diffusion.families.flow import unpack
+from server.diffusion.features.control import check_fit
 from server.diffusion.features.looks import OwnEyes
 from server.diffusion.pieces import walk
 from server.diffusion.task import ControlLayer
 from server.library import Library
 from tests.engine.cells import Cell
-from tests.engine.conftest import hard_mask, picture, run
+from tests.engine.conftest import Loaded, hard_mask, picture, run
 from tests.tiny_flow import MAKERS, WIDTH, make_flow_model
 from tests.tiny_flow2 import FAMILIES as LOOKING
 
@@ -283,7 +284,7 @@ def test_models_that_look_at_pictures_take_control_layers_too(
     assert all(not torch.allclose(found[0], other, atol=1e-4) for other in found[1:])
 
 
-def test_nets_that_do_not_fit_are_one_sentence(pair_of: Nets, tmp_path: Path) -> None:
+def test_nets_that_do_not_fit_are_one_sentence(pair_of: Nets, model_of: Loaded, tmp_path: Path) -> None:
     flux, qwen = pair_of("flux")[0], pair_of("qwen")[0]
     inpainting = diffusers.QwenImageControlNetModel(**QWEN, extra_condition_channels=4)
     inpainting.save_pretrained(tmp_path / "inpainting")
@@ -296,6 +297,8 @@ def test_nets_that_do_not_fit_are_one_sentence(pair_of: Nets, tmp_path: Path) ->
         with pytest.raises(WireError) as caught:
             generate(model, replace(KINDS["txt2img"], controls=(ControlLayer(net, picture(), type=type),)))
         assert caught.value.code is Code.MODEL_UNSUPPORTED and says in caught.value.message and caught.value.hint
+    with pytest.raises(WireError, match="made for another kind"):
+        check_fit(ControlLayer(pair_of("flux")[1], picture()), model_of("sd1"))  # as Live asks
     assert np.array_equal(
         generate(flux, KINDS["txt2img"]).image,
         generate(flux, replace(KINDS["txt2img"], controls=(ControlLayer(pair_of("flux")[1], picture(), 0.0),))).image,

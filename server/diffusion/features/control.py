@@ -203,7 +203,7 @@ def check_fit(layer: ControlLayer, model: LoadedModel) -> None:
         fits = list(theirs.channels) == list(getattr(ours, "block_out_channels", ()))
     else:
         same = ("block_out_channels", "cross_attention_dim", "layers_per_block")
-        fits = all(_plain(getattr(ours, key, None)) == _plain(getattr(theirs, key)) for key in same)
+        fits = all(_plain(getattr(ours, key, None)) == _plain(getattr(theirs, key, ())) for key in same)
     if layer.model.kind == "union" and layer.type not in UNION_TYPES:
         fits = False
     if not fits:
