@@ -86,7 +86,7 @@ CELLS = [(name, "txt2img") for name in NETS] + [("flux", "img2img"), ("flux", "i
 
 
 @pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def net_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a net, with values where fresh ones have zeros."""
     made: dict[str, Path] = {}
 
@@ -106,7 +106,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def pair_of(tmp_path_factory: pytest.TempPathFactory, folder_of: Callable[[str], Path]) -> Nets:
+def pair_of(tmp_path_factory: pytest.TempPathFactory, net_folder: Callable[[str], Path]) -> Nets:
     """(model, control model) of a row; both are made once."""
     models: dict[Any, Any] = {}
     nets: dict[str, Any] = {}
@@ -118,7 +118,7 @@ def pair_of(tmp_path_factory: pytest.TempPathFactory, folder_of: Callable[[str],
             folder = make_flow_model(tmp_path_factory.mktemp("models") / "tiny", row.family, **row.model)
             models[key] = load_model(folder, row.family)
         if name not in nets:
-            nets[name] = load_control(folder_of(name))
+            nets[name] = load_control(net_folder(name))
         return models[key], nets[name]
 
     return get
@@ -201,11 +201,11 @@ def test_equals_the_diffusers_pipeline(
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_single_file_is_the_folder(
-    name: str, pair_of: Nets, folder_of: Callable[[str], Path], tmp_path: Path
+    name: str, pair_of: Nets, net_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """What the shapes do not show (SD3's width of heads without a norm) is as in the published ones."""
     path = tmp_path / f"{name}.safetensors"
-    shutil.copy(folder_of(name) / "diffusion_pytorch_model.safetensors", path)
+    shutil.copy(net_folder(name) / "diffusion_pytorch_model.safetensors", path)
     found, wanted = load_control(path), pair_of(name)[1]
     assert found.kind == wanted.kind
     for key in NETS[name].config.keys() - {"sample_size", "attention_head_dim", "num_attention_heads"}:
