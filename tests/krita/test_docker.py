@@ -123,7 +123,7 @@ def test_pages_open_from_the_header_and_escape_comes_back(studio: Studio, sessio
     session.wait("'--- server.log ---' in widget_state('krita_sd_log')['toPlainText']", 10, "the log")
     studio.click("krita_sd_diagnostics")
     session.wait("'clipboard' in widget_state('krita_sd_status')['text']", 10)
-    text = session.eval("__import__('PyQt5.QtWidgets').QtWidgets.QApplication.clipboard().text()")
+    text = session.eval("QtWidgets.QApplication.clipboard().text()")
     assert "Krita SD" in text and session.eval("A.settings.session") not in text
     studio.key("Escape")
     session.wait("widget_state('krita_sd_generate')['visible']", 10)
