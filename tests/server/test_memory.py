@@ -7,6 +7,7 @@ There is no device here whose memory could run out: the model raises what PyTorc
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,22 @@ def test_what_else_is_loaded_goes_before_anything_is_offloaded(
     cache.place(folder, 64, 64, True)
     assert not cache.peek(other) and cache.peek(folder)
     assert cache.free() > 0 and not cache.peek(folder)
+
+
+def test_models_stay_by_recency_within_a_budget(folder: Path, tmp_path: Path) -> None:
+    one, two, three = folder, tmp_path / "two", tmp_path / "three"
+    for copy in (two, three):
+        shutil.copytree(folder, copy)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    cache = ModelCache("cpu", keep_bytes=int(2.5 * size))
+    first = cache.get(one, "sd1", lambda: False)
+    cache.get(two, "sd1", lambda: False)
+    assert cache.get(one, "sd1", lambda: False) is first and cache.loads == 2
+    cache.get(three, "sd1", lambda: False)
+    assert [cache.peek(path) for path in (one, two, three)] == [True, False, True]
+    tight = ModelCache("cpu", keep_bytes=1)
+    tight.get(one, "sd1", lambda: False)
+    assert tight.peek(one), "what is in use always stays"
 
 
 class LoadFails:
