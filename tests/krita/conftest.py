@@ -58,4 +58,4 @@ def no_errors(session: Session) -> Iterator[None]:
     yield
     assert session.eval("ERRORS") == []
     session.run("close_all()")
-    session.wait("not K.documents()")
+    session.wait("not all_documents()")

@@ -213,7 +213,7 @@ class Session:
             stop(self.krita)
         if self.krita is not None and self.krita.poll() is None:
             try:
-                self.run("[d.setModified(False) for d in K.documents()]", 20)
+                self.run("[d.setModified(False) for d in all_documents()]", 20)
                 self.run("K.action('file_quit').trigger()", 20)
                 self.krita.wait(15)
             except (Failure, OSError, subprocess.TimeoutExpired):

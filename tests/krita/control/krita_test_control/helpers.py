@@ -28,13 +28,20 @@ def new_document(width, height, model="RGBA", depth="U8", profile="", name="test
     return doc
 
 
+def all_documents():
+    """Those that Krita lists, and those that are only shown: what a plugin made and added a view for."""
+    found = K().documents()
+    shown = [view.document() for window in K().windows() for view in window.views()]
+    return found + [d for d in shown if d is not None and d.rootNode() is not None and not any(d == o for o in found)]
+
+
 def close_all():
     """Without questions, and 300 ms later.
 
     Krita 5.1 crashes when code closes a document while its layer list still has a change to show
     (KisNodeModel::processUpdateQueue), or closes one with a selection.
     """
-    docs = K().documents()
+    docs = all_documents()
     for doc in docs:
         doc.setBatchmode(True)
         doc.waitForDone()
@@ -46,7 +53,7 @@ def close_all():
 
 def _close(docs):
     for doc in docs:
-        if any(doc == other for other in K().documents()):
+        if any(doc == other for other in all_documents()):
             doc.setModified(False)
             doc.close()
 
