@@ -189,6 +189,22 @@ def test_what_is_in_a_landscape_seen_from_nearby_is_larger() -> None:
     assert 0.5 < np.mean([bool(scene.extras) for scene in scenes])
 
 
+def test_by_moonlight_one_sees_more_and_the_stars_stand_in_four_patterns() -> None:
+    light, skies = [], set()
+    for detail in range(16):
+        near, night = (
+            np.asarray(render(Scene(kind, terrain="snow", sky="night", extras=("stars",), detail=detail), 64, 64))
+            for kind in ("near", "night")
+        )
+        light.append((near[56:].mean(), night[56:].mean()))
+        skies.add((night[:20] > 150).tobytes())
+    assert all(bright > 1.3 * dark for dark, bright in light)
+    assert len(skies) == 4
+    scenes = [describe(Recipe({"night": 1.0}), 3, i)[0] for i in range(40)]
+    assert {(scene.kind, scene.sky) for scene in scenes} == {("night", "night")}
+    assert 0.5 < np.mean(["stars" in scene.extras for scene in scenes]) < 1
+
+
 def test_objects_stand_on_the_grid_of_the_latents() -> None:
     def drawn(x: float, radius: float) -> bytes:
         return render(Scene("shape", (Item("star", "red", x=x, radius=radius),), "white"), 256, 256).tobytes()

@@ -31,8 +31,8 @@ CLOSE_UPS = {
     "rainbow": ("sunny", "overcast"),
 }
 """What fills a picture of kind "sky", and under which skies. Kinds "sky", "detail" (a landscape that always has
-something in it) and "near" (one in which that is large) are for the UNet alone: tokenizer and text encoder are made
-from KINDS. Kind "sun" is a sky with a huge one."""
+something in it) and "near" (one in which that is large) and "night" (such a one, moonlit) are for the UNet alone:
+tokenizer and text encoder are made from KINDS. Kind "sun" is a sky with a huge one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is drawn; `kind` is one of KINDS, "sky", "detail" or "near", `detail` seeds its accidents."""
+    """Everything that is drawn; `kind` is one of KINDS, "sky", "detail", "near" or "night", `detail` is a seed."""
 
     kind: str
     items: tuple[Item, ...] = ()
@@ -138,6 +138,11 @@ def propose(rng: np.random.Generator, kind: str) -> Scene:
         return landscape(rng)
     if kind == "detail":
         return detailed(rng)
+    if kind == "night":
+        scene = landscape(rng, "snowy mountains" if chance(rng, 0.3) else None, "night")
+        stars = ("stars",) if chance(rng, 0.5) else ()
+        others = tuple(extra for extra in scene.extras if extra not in (*stars, "clouds"))
+        return replace(scene, kind=kind, extras=stars + others)
     if kind == "near":
         return replace(detailed(rng) if chance(rng, 0.5) else landscape(rng), kind=kind)
     detail = int(rng.integers(2**31))

@@ -36,13 +36,23 @@ SETS: dict[str, PictureSet] = {
     "sun256": PictureSet(Recipe({"sun": 1}), 160, 256, 256),
     "detail256": PictureSet(Recipe({"detail": 1}), 1600, 256, 256),
     "near256": PictureSet(Recipe({"near": 1}, styled=0.15), 1600, 256, 256),
+    "night256": PictureSet(Recipe({"night": 1}), 640, 256, 256),
     "sepia": PictureSet(Recipe({"shape": 1, "thing": 1, "landscape": 2}, look="sepia"), 480, 256, 256),
     "wide": PictureSet(Recipe(ALL, styled=0.2), 320, 320, 192),
     "tall": PictureSet(Recipe(ALL, styled=0.2), 320, 192, 320),
 }
 ORDER = {name: i for i, name in enumerate(("shape", "thing", "multi", "land"))}
 ORDER |= {name: 10 + i for i, name in enumerate(("shape256", "thing256", "land256", "multi256", "styled256"))}
-ORDER |= {"wide": 15, "tall": 16, "sepia": 17, "sky256": 18, "detail256": 19, "sun256": 20, "near256": 21}
+ORDER |= {
+    "wide": 15,
+    "tall": 16,
+    "sepia": 17,
+    "sky256": 18,
+    "detail256": 19,
+    "sun256": 20,
+    "near256": 21,
+    "night256": 22,
+}
 """Which random numbers a set draws from."""
 
 
@@ -67,8 +77,9 @@ RICH = {"shape256": 0.22, "thing256": 0.19, "land256": 0.2, "detail256": 0.14}
 RICH |= {"sky256": 0.06, "multi256": 0.12, "styled256": 0.07}
 CLEAR = {"shape256": 0.36, "thing256": 0.2, "land256": 0.15, "detail256": 0.13}
 CLEAR |= {"sky256": 0.05, "multi256": 0.07, "styled256": 0.04}
-NEAREST = {"shape256": 0.36, "thing256": 0.16, "near256": 0.26, "multi256": 0.11}
-NEAREST |= {"sky256": 0.02, "sun256": 0.05, "styled256": 0.04}
+NEAREST = {"shape256": 0.35, "thing256": 0.15, "near256": 0.25, "multi256": 0.12}
+NEAREST |= {"sky256": 0.02, "sun256": 0.08, "styled256": 0.03}
+NIGHT = {**NEAREST, "shape256": 0.33, "near256": 0.12, "night256": 0.2, "thing256": 0.12}
 FINAL = {"shape256": 0.45, "thing256": 0.22, "land256": 0.25, "multi256": 0.03, "styled256": 0.05}
 STAGES: dict[str, Stage] = {
     "shapes": Stage((({"shape": 1}, 1, 32),), 560, decay=0.99),
@@ -115,11 +126,12 @@ STAGES: dict[str, Stage] = {
     "sun": Stage((({**CLEAR, "sky256": 0.02, "sun256": 0.16}, 1, 64),), 100, 1e-3, falling=0.9, decay=0.97),
     "near": Stage(
         ((NEAREST, 0.95, 64), ({"wide": 1}, 0.025, 64), ({"tall": 1}, 0.025, 64)),
-        800,
+        1000,
         2.5e-3,
         falling=0.95,
         decay=0.985,
     ),
+    "night": Stage(((NIGHT, 1, 64),), 500, 1.6e-3, falling=0.95, decay=0.985),
 }
 """The first learns shapes at 192 px, the next two things and landscapes, the fourth all that at 256 px and in other
 formats, with positions, counts, two objects and styles. At its high rate landscapes are learned and shapes forgotten:
@@ -127,9 +139,10 @@ the next two bring these back at lower rates, the second time with hardly anythi
 The seventh is for what is in landscapes, close-ups of sun, moon, stars, clouds and rainbow (so that bare words mean
 something in a negative prompt), two objects, numbers and styles; "polish"
 makes shapes clear again; "sun" makes the bare word mean so large a sun that, as a negative prompt, it takes small ones
-away; "near" draws what is in landscapes larger, and makes shapes clear once more."""
+away; "near" draws what is in landscapes larger, and makes shapes clear once more;
+"night" is for stars and what is seen under them."""
 
-SHIPPED = "near"
+SHIPPED = "night"
 """The stage whose weights are in server/pocket, and on which adapters and ControlNet are trained."""
 
 
@@ -160,6 +173,6 @@ def shorten(share: float) -> None:
 
 
 FEW_STEP = {"shape256": 0.35, "thing256": 0.25, "land256": 0.3, "multi256": 0.1}
-CONTROL = ("shape256", "thing256", "land256", "detail256", "multi256")
-STEPS = {"text": 700, "vae": 720, "sharpen": 500, "tiny": 400, "lora": 90, "few_step": 120, "controlnet": 450}
+CONTROL = ("shape256", "thing256", "land256", "near256", "multi256")
+STEPS = {"text": 700, "vae": 720, "sharpen": 500, "tiny": 400, "lora": 90, "few_step": 120, "controlnet": 900}
 """Of the parts that are no stages of the UNet."""

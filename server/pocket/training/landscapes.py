@@ -29,6 +29,8 @@ LIGHT: dict[str, tuple[Rgb, float]] = {
 GRASS, SAND, SNOW, WATER, ROCK = (96, 176, 76), (230, 196, 126), (240, 244, 250), (52, 116, 190), (124, 122, 134)
 SUN, MOON, CLOUD, STAR = (252, 214, 60), (240, 236, 205), (246, 247, 250), (250, 246, 220)
 SUNS: dict[str, Rgb] = {"sunset": (255, 220, 110), "dawn": (255, 232, 150)}
+MOONLIGHT = 0.36
+"""How much of the night's light is in colours where it is a bright one."""
 NEAR = 1.5
 """How much larger things are in a landscape seen from nearby."""
 HORIZON = {"sea": 0.52, "lake": 0.48, "city": 0.74, "road": 0.52, "mountains": 0.66, "snowy mountains": 0.66}
@@ -42,17 +44,19 @@ def on_grid(fraction: float) -> float:
 class Place:
     """One landscape being drawn: its sheet, sky, random numbers and horizon (a fraction of the height).
 
-    What is in it, not the land itself, is `zoom` times as large as usual.
+    With the kind "near" what is in it, not the land itself, is larger than usual; with "night" the moonlight is
+    brighter as well and the stars are the same few.
     """
 
-    def __init__(self, sheet: Sheet, terrain: str, sky: str, rng: np.random.Generator, zoom: float = 1.0) -> None:
-        self.sheet, self.terrain, self.sky, self.rng, self.zoom = sheet, terrain, sky, rng, zoom
+    def __init__(self, sheet: Sheet, terrain: str, sky: str, rng: np.random.Generator, kind: str = "") -> None:
+        self.sheet, self.terrain, self.sky, self.rng, self.kind = sheet, terrain, sky, rng, kind
+        self.zoom = NEAR if kind in ("near", "night") else 1.0
         self.horizon = on_grid(HORIZON.get(terrain, 0.58) + rng.uniform(-0.04, 0.04))
 
     def lit(self, colour: Rgb) -> Rgb:
         """The colour as it looks in this sky's light."""
         light, amount = LIGHT[self.sky]
-        return blend(colour, light, amount)
+        return blend(colour, light, MOONLIGHT if self.kind == "night" else amount)
 
     def brush(self, x: float, y: float, radius: float) -> Brush:
         return Brush(self.sheet, x, y, radius)
@@ -111,7 +115,13 @@ def draw_sky_extra(place: Place, extra: str) -> None:
 
 
 def draw_stars(place: Place, count: int, low: float) -> None:
-    """Specks; where all is larger, fewer with five points and at even distances."""
+    """Specks; where all is larger, fewer with five points and at even distances, "night" in one of four patterns."""
+    if place.kind == "night":
+        pattern = np.random.default_rng(int(place.rng.integers(4)))
+        for column in (2, 6, 10, 14, 18, 22, 26, 30):
+            row = int(pattern.integers(1, 5)) * 2
+            place.brush(column / CELLS, row / CELLS, 0.04).polygon(star_points(5, 0.5), STAR)
+        return
     for _ in range(count if place.zoom == 1 else count // 2):
         x, y = place.rng.uniform(0.02, 0.98), place.rng.uniform(0.02, low)
         if place.zoom == 1:
@@ -273,10 +283,10 @@ def draw_ground_extra(place: Place, extra: str) -> None:
 
 
 def draw_landscape(
-    sheet: Sheet, terrain: str, sky: str, extras: tuple[str, ...], rng: np.random.Generator, near: bool = False
+    sheet: Sheet, terrain: str, sky: str, extras: tuple[str, ...], rng: np.random.Generator, kind: str = ""
 ) -> None:
-    """Sky, what is in it, ground, what stands on it: larger and so more easily learnt if it is `near`."""
-    place = Place(sheet, terrain, sky, rng, NEAR if near else 1.0)
+    """Sky, what is in it, ground, what stands on it: larger and so more easily learnt if the kind is "near"."""
+    place = Place(sheet, terrain, sky, rng, kind)
     draw_sky(place)
     for extra in ("stars", "rainbow", "sun", "moon", "clouds"):
         if extra in extras:

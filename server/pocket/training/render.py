@@ -25,7 +25,7 @@ def render(scene: Scene, width: int, height: int) -> Image.Image:
     if scene.kind == "sky":
         draw_close_up(sheet, scene.sky, scene.extras[0], rng, scene.size == "huge")
     if scene.terrain:
-        draw_landscape(sheet, scene.terrain, scene.sky, scene.extras, rng, scene.kind == "near")
+        draw_landscape(sheet, scene.terrain, scene.sky, scene.extras, rng, scene.kind)
     for item in scene.items:
         brush = Brush(sheet, item.x, item.y, item.radius, item.angle, item.flip)
         if item.word in SHAPES:
