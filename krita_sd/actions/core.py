@@ -13,7 +13,7 @@ from krita_sd import job_events as ev
 from krita_sd import plan, view
 from krita_sd import settings as store
 from krita_sd.actions.part import Part
-from krita_sd.canvas import capture, host
+from krita_sd.canvas import capture, host, watch
 from krita_sd.data_folder import claim, data_folder
 from krita_sd.geometry import Bounds, Extent
 from krita_sd.guarded import guarded
@@ -209,6 +209,7 @@ class Core(QtCore.QObject):
 
     def document_changed(self) -> None:
         """Another view is active."""
+        watch.pen().rescan_soon()
         self.redraw()
         self.look()
 

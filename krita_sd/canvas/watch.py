@@ -14,6 +14,7 @@ from . import host
 _Event = QtCore.QEvent.Type
 _PRESS = (_Event.MouseButtonPress, _Event.MouseButtonDblClick)
 _STALE = 1.0  # seconds without an event of the pen after which a forgotten release is looked for
+_COMING = 2.0  # seconds in which a view comes up; from Krita 5.3 on in the middle of a call that we hear of
 _TRAIL = 1024
 """Pen events that are remembered for whoever follows the stroke."""
 _PATIENCE = 3.0  # seconds
@@ -41,11 +42,15 @@ class PenWatch(QtCore.QObject):
         self._tablet = False
         self._seen = 0.0
         self._watched: list[Any] = []
+        self._until = 0.0
+        self._again = QtCore.QTimer(self)
+        self._again.setSingleShot(True)
+        self._again.timeout.connect(self._rescan_again)
         self._trail: deque[PenPoint] = deque(maxlen=_TRAIL)
         notifier = host.krita().notifier()
         notifier.setActive(True)
-        notifier.viewCreated.connect(self._rescan_soon)
-        notifier.windowCreated.connect(self._rescan_soon)
+        notifier.viewCreated.connect(self.rescan_soon)
+        notifier.windowCreated.connect(self.rescan_soon)
         self.rescan()
 
     @property
@@ -61,16 +66,23 @@ class PenWatch(QtCore.QObject):
         return points
 
     def rescan(self) -> None:
-        """Follow canvases that appeared since the last call (new views do this by themselves)."""
-        present = host.canvas_widgets()
-        for canvas in present:
-            if not any(canvas is old for old in self._watched):
-                canvas.installEventFilter(self)
-        self._watched = present
+        """Follow the canvases that there are now, before Krita's own filter, which takes events of the pen away.
 
-    def _rescan_soon(self, *_: Any) -> None:
-        # The canvas widget of a new view exists one turn later.
-        QtCore.QTimer.singleShot(0, self.rescan)
+        The filter that was installed last is asked first, and Krita installs its own anew whenever a view comes up.
+        """
+        self._watched = host.canvas_widgets()
+        for canvas in self._watched:
+            canvas.installEventFilter(self)
+
+    def rescan_soon(self, *_: Any) -> None:
+        """The same, in the turns of the event loop in which a view comes up."""
+        self._until = time.monotonic() + _COMING
+        QtCore.QTimer.singleShot(0, self._rescan_again)
+
+    def _rescan_again(self) -> None:
+        self.rescan()
+        if time.monotonic() < self._until and not self._again.isActive():
+            self._again.start(100)
 
     def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802 (Qt's name)
         kind = event.type()
