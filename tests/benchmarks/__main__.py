@@ -58,6 +58,8 @@ class Server:
         token = state / "given-token"
         token.write_text(secrets.token_hex(16))
         command = ["-m", "server", "--port", "0", "--device", "cpu", "--state", str(state), "--token-file", str(token)]
+        # By itself the server takes bfloat16 where that is much faster; the other arm computes in float32.
+        command += ["--dtype", "float32"]
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *command,
