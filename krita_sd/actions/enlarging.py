@@ -14,6 +14,7 @@ from krita_sd.actions.part import Part
 from krita_sd.canvas import host
 from krita_sd.geometry import Extent
 from krita_sd.guarded import guarded
+from krita_sd.job_events import Phase
 from krita_sd.qt import QtCore
 from krita_sd.text import tr
 from krita_sd.wire.errors import bad_request
@@ -30,6 +31,7 @@ class Enlarging(Part):
         super().__init__(core)
         self._connection, self._generating = connection, generating
         self._waiting = False
+        self._jobs: set[str] = set()
 
     @guarded
     def expand(self, side: str) -> None:
@@ -78,4 +80,13 @@ class Enlarging(Part):
 
     @guarded
     def _begin(self, doc: Any, job: plan.Plan, mask: bytes) -> None:
-        self._generating.begin(doc, host.document_id(doc), job, mask)
+        self._jobs.add(self._generating.begin(doc, host.document_id(doc), job, mask))
+
+    def fed(self, event: Any) -> None:
+        """A cancelled one leaves the larger canvas: only the painter's undo may take that step back."""
+        job = self.core.table.jobs.get(getattr(event, "job", ""))
+        if job is None or job.active or job.id not in self._jobs:
+            return
+        self._jobs.remove(job.id)
+        if job.phase is Phase.CANCELLED:
+            self.say(tr("Cancelled. The canvas stays larger; Undo takes that back."))

@@ -64,15 +64,16 @@ class Generating(Part):
             core.change(seed=plan.draw_seed())
         self.begin(doc, scene.doc_id, core.plan(scene.extent, scene.selection, core.settings.seed))
 
-    def begin(self, doc: Any, document: str, made: plan.Plan, mask: bytes | None = None) -> None:
-        """Start the planned job. mask: grey8 of its rectangle, where that is not the selection. Raises WireError."""
+    def begin(self, doc: Any, document: str, made: plan.Plan, mask: bytes | None = None) -> str:
+        """Start the planned job; its id. mask: grey8 of its rectangle, where that is not the selection. Raises
+        WireError."""
         controls = self._controlling.active_in(document)
         job = uuid.uuid4().hex
         self._stage.remember(document, doc)
         self.core.feed(ev.Created(job, document, made.bounds, made.recipe, self.core.settings.count))
         if made.kind == "txt2img" and not controls:
             self._submit(job, None, None, ())
-            return
+            return job
         self._readings[job] = Reading(
             doc,
             made.bounds,
@@ -84,6 +85,7 @@ class Generating(Part):
             functools.partial(self._unread, job),
             mask,
         )
+        return job
 
     @guarded
     def cancel(self) -> None:

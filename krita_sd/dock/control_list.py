@@ -37,7 +37,7 @@ class ControlList(QtWidgets.QWidget):
         menu.setToolTipsVisible(True)
         menu.aboutToShow.connect(self._fill_menu)
         self.add.setMenu(menu)
-        self.left_out = Sentence("krita_sd_left_out", tr("Layers that are left out of the input"), wrap=False)
+        self.left_out = Sentence("krita_sd_left_out", tr("Layers that are left out of the input"))
         line.addWidget(self.add)
         line.addWidget(self.left_out, 1)
         self._column.addLayout(line)
@@ -101,13 +101,14 @@ class _Row(QtWidgets.QWidget):
         self.type = Chooser(
             f"control_type_{number}", tr("Type of the control layer"), "", lambda id: self._change(type=id)
         )
+        self.type.setMinimumWidth(80)  # gives way: with a scroll bar the row would be wider than the narrowest docker
         self.weight = self._number(f"control_weight_{number}", tr("Weight"), 0.0, MAX_CONTROL_WEIGHT, "weight", 1.0)
         self.eye = buttons.tool(f"control_show_{number}", "\u25c9", tr("Show or hide the layer"), "visible")
         self.eye.setCheckable(True)
         self.eye.clicked.connect(lambda checked: self._layer and controlling.show_layer(self._layer, checked))
         self.drop = buttons.tool(f"control_drop_{number}", "\u00d7", tr("Unmark: an ordinary layer again"))
         self.drop.clicked.connect(lambda _checked=False: self._layer and controlling.unmark(self._layer))
-        self.name = Sentence(f"krita_sd_control_name_{number}", tr("Control layer"), wrap=False)
+        self.name = Sentence(f"krita_sd_control_name_{number}", tr("Control layer"), lines=3)
         self.start = self._number(f"control_start_{number}", tr("From this part of the steps"), 0, 100, "start", 100)
         self.end = self._number(f"control_end_{number}", tr("To this part of the steps"), 0, 100, "end", 100)
         for column, widget in enumerate((self.on, self.type, self.weight, self.eye, self.drop)):

@@ -36,7 +36,10 @@ class GeneratePage(QtWidgets.QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         column.addLayout(self._strength_row())
-        column.addLayout(self._note_row())
+        self.note = Sentence("krita_sd_note", tr("What will run"), lines=4)
+        self.memory = Sentence("krita_sd_memory", tr("Whether it fits into memory"), lines=4)
+        column.addWidget(self.note)
+        column.addWidget(self.memory)
         self.options = Options(actions.change, actions.change_params)
         column.addWidget(self.options, 3)
         column.addLayout(self._button_row())
@@ -71,21 +74,6 @@ class GeneratePage(QtWidgets.QWidget):
         row.addWidget(self.gear)
         return row
 
-    def _note_row(self) -> Any:
-        row = QtWidgets.QHBoxLayout()
-        row.setSpacing(10)  # two sentences, not one
-        self.steps_label = Sentence("krita_sd_steps_label", tr("Steps that will run"), wrap=False)
-        self.steps_label.setSizePolicy(QtWidgets.QSizePolicy.Policy.Fixed, QtWidgets.QSizePolicy.Policy.Fixed)
-        self.note = Sentence("krita_sd_note", tr("Note"), wrap=False)
-        row.addWidget(self.steps_label)
-        row.addWidget(self.note, 1)
-        column = QtWidgets.QVBoxLayout()
-        column.setSpacing(2)
-        column.addLayout(row)
-        self.memory = Sentence("krita_sd_memory", tr("Whether it fits into memory"), wrap=False)
-        column.addWidget(self.memory)
-        return column
-
     def _button_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
         actions = self._actions
@@ -93,7 +81,7 @@ class GeneratePage(QtWidgets.QWidget):
         bold = self.generate.font()
         bold.setBold(True)
         self.generate.setFont(bold)
-        tip = tr("Enlarge the canvas by a quarter and continue the picture there")
+        tip = tr("Enlarge the canvas by a quarter and continue the picture there. The larger canvas is an undo step")
         self.beyond = buttons.tool("expand", "\u25be", tip)
         self.beyond.setPopupMode(QtWidgets.QToolButton.ToolButtonPopupMode.InstantPopup)
         menu = QtWidgets.QMenu(self.beyond)
@@ -121,14 +109,13 @@ class GeneratePage(QtWidgets.QWidget):
 
     def show_view(self, view: View, settings: Settings) -> None:
         """Draw; widgets that already show the right thing are not touched."""
-        self.note.say(view.note)
+        self.note.say(" \u00b7 ".join(filter(None, (view.steps_text, view.note))))
         percent = round(settings.strength * 100)
         for widget in (self.strength, self.strength_box):
             if widget.value() != percent:
                 widget.blockSignals(True)
                 widget.setValue(percent)
                 widget.blockSignals(False)
-        self.steps_label.say(view.steps_text)
         self.memory.say(view.memory)
         self.memory.warn(view.memory_warns)
         self.memory.setVisible(bool(view.memory) and view.memory_warns)

@@ -35,7 +35,7 @@ class LivePanel(QtWidgets.QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         column.addLayout(self._first_row(actions))
-        self.status = Sentence("krita_sd_live_status", tr("Live status"), wrap=False)
+        self.status = Sentence("krita_sd_live_status", tr("Live status"), lines=3)
         column.addWidget(self.status)
         self._form = QtWidgets.QFormLayout()
         self._form.setVerticalSpacing(3)
@@ -46,7 +46,7 @@ class LivePanel(QtWidgets.QWidget):
         self._build_place()
         self._build_switches()
         column.addLayout(self._keeping_row(actions))
-        self.recorded = Sentence("krita_sd_live_recorded", tr("Recording"), wrap=False)
+        self.recorded = Sentence("krita_sd_live_recorded", tr("Recording"), lines=3)
         column.addWidget(self.recorded)
         column.addStretch(1)
 
@@ -139,9 +139,7 @@ class LivePanel(QtWidgets.QWidget):
         self.opacity, self.opacity_box = self._percent("opacity", "Opacity", "Of the picture over the canvas.")
 
     def _build_switches(self) -> None:
-        self.see_through = self._switch(
-            "see_through", "See fresh strokes through the picture", "Until a picture contains them."
-        )
+        self.see_through = self._switch("see_through", "Fresh strokes show through", "Until a picture contains them.")
         self.battery = self._switch("battery", "Pause on battery", "Saves a laptop's battery.")
 
     def _switch(self, name: str, text: str, tip: str) -> Any:
@@ -162,7 +160,7 @@ class LivePanel(QtWidgets.QWidget):
         self.record = buttons.push("live_record", tr("Record"), tip, actions.record_live)
         self.record.setCheckable(True)
         for button in (self.apply, self.merge, self.record):
-            row.addWidget(button, 1)
+            row.addWidget(button)
         return row
 
     def _apply(self) -> None:
@@ -199,7 +197,7 @@ class LivePanel(QtWidgets.QWidget):
         self.record.setChecked(live.recording)
         self.record.setText(tr("Stop recording") if live.recording else tr("Record"))
         self.status.say(live.status)
-        self.status.setStyleSheet("color: #e07060;" if live.is_error else "")
+        self.status.warn(live.is_error)
         self.recorded.say(live.record_text)
 
 

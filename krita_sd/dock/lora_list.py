@@ -84,7 +84,7 @@ class _Row(QtWidgets.QWidget):
         line = QtWidgets.QHBoxLayout(self)
         line.setContentsMargins(0, 0, 0, 0)
         line.setSpacing(4)
-        self.name = Sentence(f"krita_sd_lora_name_{number}", tr("LoRA"), wrap=False)
+        self.name = Sentence(f"krita_sd_lora_name_{number}", tr("LoRA"))
         self.weight = QtWidgets.QDoubleSpinBox()
         self.weight.setObjectName(f"krita_sd_lora_weight_{number}")
         self.weight.setAccessibleName(tr("Weight of the LoRA"))

@@ -65,7 +65,7 @@ class ModelsPage(QtWidgets.QWidget):
         self.tree.currentItemChanged.connect(lambda _new, _old: self._tell())
         self.tree.itemActivated.connect(lambda _item, _column: self._use())
         column.addWidget(self.tree, 1)
-        self.about = Sentence("krita_sd_models_about", tr("About the chosen model"), wrap=False)
+        self.about = Sentence("krita_sd_models_about", tr("About the chosen model"), lines=6)
         column.addWidget(self.about)
         row = QtWidgets.QHBoxLayout()
         self.use = buttons.push("models_use", tr("Use"), tr("Choose this model (Enter)"), self._use)

@@ -22,7 +22,7 @@ _SOURCES = {
     "active layer": "The active layer or group",
     "unmarked layers": "Visible without marked layers",
 }
-_TILES = {"follow": "As wrap-around mode", "": "No", "x": "Left and right", "y": "Up and down", "xy": "All edges"}
+_TILES = {"follow": "With wrap-around", "": "No", "x": "Left and right", "y": "Up and down", "xy": "All edges"}
 _FILLS = {
     "neutral": "Neutral grey",
     "blur": "Blurred surroundings",
@@ -106,7 +106,10 @@ class Options(QtWidgets.QScrollArea):
         self.seed_random = QtWidgets.QCheckBox(tr("random"))
         self.seed_random.setObjectName("krita_sd_seed_random")
         self.seed_random.setAccessibleName(tr("Random seed"))
-        line.addWidget(self.seed)
+        # Its text may be longer than its room; what is written beside it may not.
+        self.seed.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Fixed)
+        self.seed.setMinimumWidth(60)
+        line.addWidget(self.seed, 1)
         line.addWidget(self.seed_random)
         label = QtWidgets.QLabel(tr("Seed"))
         label.setBuddy(self.seed)
@@ -136,6 +139,8 @@ class Options(QtWidgets.QScrollArea):
         box = self._row(name, text, QtWidgets.QComboBox())
         for value in values:
             box.addItem(tr(texts.get(value, value)), value)
+        # The list may be wider than the field, which gives way to the docker.
+        box.view().setMinimumWidth(box.view().sizeHintForColumn(0) + 24)
         box.activated.connect(lambda _row: self._change(**{setting: box.currentData()}))
         return box
 

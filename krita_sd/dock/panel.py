@@ -60,7 +60,7 @@ class Panel(QtWidgets.QWidget):
             if hasattr(widget, "page_wanted"):
                 widget.page_wanted.connect(self.show_page)
         self.asking.page_wanted.connect(self.show_page)
-        self.status = Sentence("krita_sd_status", tr("Status"), wrap=True)
+        self.status = Sentence("krita_sd_status", tr("Status"), lines=6)
         outer.addLayout(self._header())
         outer.addWidget(self._stack, 1)
         outer.addWidget(self.status)

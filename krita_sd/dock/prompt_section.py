@@ -73,7 +73,7 @@ class PromptSection(QtWidgets.QWidget):
     def _reading_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
         row.setSpacing(4)
-        self.reading = Sentence("krita_sd_reading", tr("How the prompt is read"), wrap=False)
+        self.reading = Sentence("krita_sd_reading", tr("How the prompt is read"), lines=3)
         small = self.reading.font()
         small.setPointSizeF(max(6.0, small.pointSizeF() * 0.9))
         self.reading.setFont(small)

@@ -52,8 +52,8 @@ class QueuePage(QtWidgets.QWidget):
         self.clear = buttons.push("queue_clear", tr("Cancel waiting"), tip, lambda: actions.queue.cancel_waiting())
         for widget in (self.up, self.down):
             row.addWidget(widget)
-        row.addWidget(self.cancel, 1)
-        row.addWidget(self.clear, 1)
+        row.addWidget(self.cancel)
+        row.addWidget(self.clear)
         column.addLayout(row)
         self.place = QtWidgets.QComboBox()
         self.place.setObjectName("krita_sd_queue_place")

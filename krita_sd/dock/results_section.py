@@ -8,6 +8,7 @@ from typing import Any
 
 from krita_sd.dock import buttons
 from krita_sd.dock.results import ResultStrip
+from krita_sd.dock.sentence import Sentence
 from krita_sd.qt import QAction, Qt, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
@@ -69,8 +70,8 @@ class ResultsSection(QtWidgets.QWidget):
         self.input_area.setObjectName("krita_sd_input_area")
         row = QtWidgets.QHBoxLayout(self.input_area)
         row.setContentsMargins(0, 0, 0, 0)
-        label = QtWidgets.QLabel(tr("The next picture starts from a result, not from the canvas."))
-        label.setWordWrap(True)
+        label = Sentence("krita_sd_input", tr("Where the next picture starts"), lines=3)
+        label.say(tr("The next picture starts from a result, not from the canvas."))
         row.addWidget(label, 1)
         row.addWidget(_wired(buttons.tool("clear_input", "✕", tr("Start from the canvas again")), self._clear))
         return self.input_area

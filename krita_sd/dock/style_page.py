@@ -46,7 +46,7 @@ class StylePage(QtWidgets.QWidget):
             field.setTabChangesFocus(True)
             field.setMaximumHeight(field.fontMetrics().lineSpacing() * 5)
         self.prompt.setPlaceholderText(PLACE)
-        self.facts = Sentence("krita_sd_style_facts", tr("What the style keeps"), wrap=False)
+        self.facts = Sentence("krita_sd_style_facts", tr("What the style keeps"), lines=4)
         column.addWidget(self.facts)
         row = QtWidgets.QHBoxLayout()
         self.save = buttons.push("style_save", tr("Save"), tr("Change this style"), lambda: self._save(False))
@@ -58,7 +58,7 @@ class StylePage(QtWidgets.QWidget):
         for button in (self.save, self.save_new, self.delete):
             row.addWidget(button)
         column.addLayout(row)
-        self.place = Sentence("krita_sd_style_place", tr("Folder of the styles"), wrap=False)
+        self.place = Sentence("krita_sd_style_place", tr("Folder of the styles"))
         self.reload = buttons.push("style_reload", tr("Read the folder again"), "", self._styling.reload)
         column.addWidget(self.place)
         column.addWidget(self.reload)

@@ -429,7 +429,7 @@ def test_the_whole_way_by_keyboard(studio: Studio, session: Session) -> None:
     studio.key("shift+Return")
     session.wait("len(A.table.results) == 2 and not A.table.active", 60)
     focus = "QtWidgets.QApplication.focusWidget().objectName()"
-    passed = []
+    passed: list[str] = []
     while (name := session.eval(focus)) != "krita_sd_results":
         assert name not in passed and len(passed) < 40, passed
         passed.append(name)

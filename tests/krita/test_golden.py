@@ -78,7 +78,7 @@ def test_picture_to_picture(studio: Studio, session: Session) -> None:
     studio.stroke((40, 30), (40, 160), size=110)
     studio.strength(40)
     assert session.eval("widget_state('krita_sd_generate')['text']") == "Refine"
-    session.wait("'of' in widget_state('krita_sd_steps_label')['text']")
+    session.wait("' of ' in widget_state('krita_sd_note')['text'].partition('steps')[0]")
     painted, before, steps = studio.digest(), studio.look()["results"], studio.undo_steps()
     studio.prompt("a black wall")
     studio.generate()

@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +17,7 @@ from krita_sd.beyond import MAX_OVERLAP, SIDES, beyond, mask
 from krita_sd.geometry import Bounds, Extent
 from krita_sd.wire.errors import WireError
 from krita_sd.wire.limits import MAX_SIDE
+from tests.unit.test_dock import INTERPRETERS, ROOT
 
 
 def test_a_quarter_more_to_the_left() -> None:
@@ -55,3 +62,55 @@ def test_the_mask_is_white_where_the_picture_is_painted_and_nowhere_else(side: s
 def test_a_canvas_that_would_be_too_large_is_refused() -> None:
     with pytest.raises(WireError, match="too large"):
         beyond(Extent(MAX_SIDE, 100), "right")
+
+
+def inside() -> list[Any]:
+    """Runs in an interpreter that has Qt, with a Krita that does nothing: what is said as jobs end."""
+    import sys
+    from types import SimpleNamespace
+    from unittest.mock import MagicMock
+
+    sys.modules["krita"] = MagicMock()
+    from krita_sd.actions.enlarging import Enlarging
+    from krita_sd.job_events import CancelPressed, Created, Phase, StateChanged
+    from krita_sd.jobs import JobTable
+    from krita_sd.wire.recipe import Recipe
+
+    table = JobTable()
+    said: list[Any] = []
+    core: Any = SimpleNamespace(table=table, say=lambda text, is_error=False: said.append(text))
+    begun = iter(("one", "two"))
+    part = Enlarging(core, MagicMock(), SimpleNamespace(begin=lambda *_: next(begun)))  # type: ignore[arg-type]
+    for name in ("other", "one", "two"):
+        table.feed(Created(name, "doc", Bounds(0, 0, 8, 8), Recipe(width=8, height=8)))
+        if name != "other":
+            part._begin(MagicMock(), MagicMock(), b"")
+    for event in (
+        CancelPressed("other"),
+        StateChanged("one", Phase.SAMPLING, 0, 1, 4),
+        CancelPressed("one"),
+        CancelPressed("one"),
+        StateChanged("two", Phase.DONE),
+    ):
+        table.feed(event)
+        part.fed(event)
+        said.append(len(part._jobs))
+    return said
+
+
+def test_a_cancelled_one_says_that_the_canvas_stays_larger() -> None:
+    """Another job, a second press and a finished one say nothing."""
+    code = "import json; from tests.unit.test_beyond import inside; print(json.dumps(inside()))"
+    # The other interpreter has neither pytest nor hypothesis.
+    stub = "import sys; from unittest.mock import MagicMock; sys.modules |= {name: MagicMock() for name in "
+    stub += "('pytest', 'hypothesis')}; "
+    environ = {**os.environ, "QT_QPA_PLATFORM": "offscreen", "PYTHONPATH": str(ROOT)}
+    for python in filter(shutil.which, INTERPRETERS):
+        if subprocess.run([python, "-c", "import PyQt5.QtWidgets"], capture_output=True, timeout=60).returncode == 0:
+            break
+    else:
+        pytest.skip("no interpreter with PyQt5 here")
+    done = subprocess.run([python, "-c", stub + code], capture_output=True, text=True, cwd=ROOT, env=environ)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said == [2, 2, "Cancelled. The canvas stays larger; Undo takes that back.", 1, 1, 0]
