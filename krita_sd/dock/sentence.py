@@ -14,7 +14,7 @@ class Sentence(QtWidgets.QLabel):
     """As many lines as the text needs at its width, up to `lines`; what does not fit ends in "…". The tooltip has the
     whole text.
 
-    Its height is a fixed one that follows the width, not Qt's height for a width: in a scroll area that would go round
+    Its height follows the width that it got, and is not Qt's height for a width: in a scroll area that would go round
     in a circle for ever (the width depends on whether there is a scroll bar, and that on the height).
     """
 
@@ -24,6 +24,7 @@ class Sentence(QtWidgets.QLabel):
         self.setAccessibleName(accessible)
         self._warns = False
         self._lines = lines
+        self._height = self.fontMetrics().lineSpacing() + 1
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setWordWrap(lines > 1)
@@ -32,6 +33,12 @@ class Sentence(QtWidgets.QLabel):
 
     def hasHeightForWidth(self) -> bool:  # noqa: N802 (Qt's name)
         return False
+
+    def sizeHint(self) -> Any:  # noqa: N802
+        return QtCore.QSize(super().sizeHint().width(), self._height) if self._lines > 1 else super().sizeHint()
+
+    def minimumSizeHint(self) -> Any:  # noqa: N802
+        return self.sizeHint()
 
     def resizeEvent(self, event: Any) -> None:  # noqa: N802
         super().resizeEvent(event)
@@ -43,12 +50,13 @@ class Sentence(QtWidgets.QLabel):
             self._fit()
 
     def _fit(self) -> None:
-        """Take the height that the text needs at this width."""
+        """Ask for the height that the text needs at this width. No fixed one: Qt's answer is never below a minimum."""
         if self._lines > 1:
             one = self.fontMetrics().lineSpacing() + 1  # rounded; several lines may need more than it says
             height = min(max(self.heightForWidth(self.width()), one), one * self._lines)
-            if height != self.minimumHeight():
-                self.setFixedHeight(height)
+            if height != self._height:
+                self._height = height
+                self.updateGeometry()
 
     @property
     def is_cut(self) -> bool:

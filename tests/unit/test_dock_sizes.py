@@ -139,6 +139,13 @@ def inside() -> dict[str, Any]:
         look(page)
     panel.show_page("")
     panel.show_view(shown, settings)
+    memory = panel.workspaces["generate"].memory
+    out["heights"] = []
+    for width in (1, 1200, 1):
+        panel.resize(width, 900)
+        for _ in range(4):
+            application.processEvents()
+        out["heights"].append(memory.height() // memory.fontMetrics().lineSpacing())
 
     class Count(QtCore.QObject):
         resized = 0
@@ -187,6 +194,11 @@ def seen(request: pytest.FixtureRequest) -> dict[str, Any]:
 def test_no_text_and_no_button_is_cut_in_the_narrowest_docker(seen: dict[str, Any]) -> None:
     assert seen["seen"] > 100
     assert seen["cut"] == {}
+
+
+def test_a_sentence_takes_as_many_lines_as_it_needs(seen: dict[str, Any]) -> None:
+    narrow, wide, again = seen["heights"]
+    assert narrow == again >= 3 and wide == 1
 
 
 def test_sentences_that_follow_the_width_come_to_rest_beside_a_scroll_bar(seen: dict[str, Any]) -> None:
