@@ -124,7 +124,7 @@ def test_a_compare_grid_becomes_a_sheet_and_a_group_and_its_cells_are_ordinary_p
     session.run("d = K.activeDocument()")
     assert studio.undo_steps() == ["Add Layer"], "what is shown of four jobs is one step"
     studio.click("krita_sd_grid_layers")
-    session.wait("len(layers(d)) == 2 and idle() and not A.table.stage", 20, "the group")
+    session.wait("len(d.topLevelNodes()[-1].childNodes()) == 4 and idle() and not A.table.stage", 20, "the group")
     names = session.eval("[n.name() for n in d.topLevelNodes()[-1].childNodes()]")
     assert len(names) == 4 and all("teps" in name and "uidance" in name for name in names)
     assert studio.undo_steps() == ["Add Layer"]
