@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Nothing in the docker is cut where it is as narrow as it gets: every page, at a scale of 100 % and of 200 %."""
+"""Nothing in the docker is cut where it is as narrow as it gets: every page, at a scale of 100 % and of 200 %, in German too."""
 
 from __future__ import annotations
 
@@ -63,11 +63,14 @@ def _cut(widget: Any, area: Any) -> str:
     return f"{metrics.height()} high in {widget.height()}" if metrics.height() > widget.height() else ""
 
 
-def inside() -> dict[str, Any]:
+def inside(language: str) -> dict[str, Any]:
     """Runs in the other interpreter: what is cut on every page, and sizes at which a page does not come to rest."""
     from types import SimpleNamespace
 
-    from krita_sd import view
+    from krita_sd import text, view
+    from krita_sd.translations import catalogue
+
+    text.use(catalogue([language]))  # before the modules that keep sentences
     from krita_sd.controls import ControlItem, ControlLayer
     from krita_sd.download_text import FolderLine
     from krita_sd.live.view import LiveView
@@ -171,9 +174,10 @@ def inside() -> dict[str, Any]:
     return out
 
 
-@pytest.fixture(scope="module", params=["1", "2"])
+@pytest.fixture(scope="module", params=["1 en", "2 en", "1 de"])
 def seen(request: pytest.FixtureRequest) -> dict[str, Any]:
-    code = "import json; from tests.unit.test_dock_sizes import inside; print(json.dumps(inside()))"
+    scale, language = request.param.split()
+    code = f"import json; from tests.unit.test_dock_sizes import inside; print(json.dumps(inside({language!r})))"
     for python in filter(shutil.which, INTERPRETERS):
         if subprocess.run([python, "-c", "import PyQt5.QtWidgets"], capture_output=True, timeout=60).returncode == 0:
             break
@@ -181,13 +185,13 @@ def seen(request: pytest.FixtureRequest) -> dict[str, Any]:
         pytest.skip("no interpreter with PyQt5 here; the real Krita's tests cover the docker")
     stub = "import sys, types; stub = types.ModuleType('pytest'); sys.modules['pytest'] = stub; "
     stub += "stub.FixtureRequest = object; stub.fixture = lambda **_: (lambda function: function); "
-    environ = {**os.environ, "QT_QPA_PLATFORM": "offscreen", "PYTHONPATH": str(ROOT), "QT_SCALE_FACTOR": request.param}
+    environ = {**os.environ, "QT_QPA_PLATFORM": "offscreen", "PYTHONPATH": str(ROOT), "QT_SCALE_FACTOR": scale}
     done = subprocess.run(
         [python, "-c", stub + code], capture_output=True, text=True, cwd=ROOT, env=environ, timeout=120
     )
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert result["scale"] == float(request.param)
+    assert result["scale"] == float(scale)
     return result
 
 
