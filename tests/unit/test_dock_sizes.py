@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Nothing in the docker is cut where it is as narrow as it gets: every page, at a scale of 100 % and of 200 %, in German too."""
+"""Nothing in the docker is cut where it is as narrow as it gets: every page, at 100 % and at 200 %, in German too."""
 
 from __future__ import annotations
 
