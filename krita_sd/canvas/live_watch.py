@@ -164,6 +164,9 @@ class Lookout(QtCore.QObject):
             row = self._history.currentIndex().row()
         except RuntimeError:  # the window of that docker was closed
             self._history = None
+            if self._quick:
+                self._safety.start(SAFETY_WITHOUT_HISTORY)
+            self.look_again()
             return
         back, self._row = row < self._row, row
         if back:
