@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 
 from server.diffusion import Task, generate, load_model
+from server.diffusion.control_loading import load_control
+from server.diffusion.task import ControlLayer
 from server.pocket.training import few_step, lora
 from server.pocket.training.asked import combinations, prompt_of
+from server.pocket.training.card import DRAWN
+from server.pocket.training.controlnet import lines_of
 from server.pocket.training.evaluate_extras import colourfulness
 from server.pocket.training.judge import judge
+from server.pocket.training.render import render
 from server.pocket.training.sample import native_side
 from server.pocket.training.scenery import place_of
 from server.pocket.training.words import SHAPES
@@ -72,3 +77,20 @@ def test_the_few_step_adapter_draws_shapes_in_four_steps_without_guidance(pocket
     ]
     assert np.mean([v.shape == w[0] for v, w in zip(seen, wanted, strict=True)]) >= 0.75
     assert np.mean([v.colour == w[1] and v.background == w[2] for v, w in zip(seen, wanted, strict=True)]) >= 0.75
+
+
+def test_the_controlnet_puts_things_where_the_lines_are(pocket: Any) -> None:
+    (stated,) = SETTINGS["controlnets"]
+    assert stated["type"] == "line_art"
+    control = load_control(POCKET / stated["folder"])
+    gains = []
+    for scene, prompt in DRAWN[:2]:
+        drawn = render(scene, SIDE, SIDE)
+        layer = ControlLayer(control, np.asarray(lines_of(drawn)), type="line_art")
+        grey = np.asarray(drawn.convert("L"), np.float32).ravel()
+        alike = [
+            np.corrcoef(paint(pocket, prompt, 4, total_steps=6, controls=controls).mean(2).ravel(), grey)[0, 1]
+            for controls in ((), (layer,))
+        ]
+        gains.append(alike[1] - alike[0])
+    assert np.mean(gains) >= 0.15

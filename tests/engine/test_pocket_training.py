@@ -16,6 +16,7 @@ from PIL import Image
 
 from server.diffusion.features.lora import LoraWeights
 from server.pocket.training import controlnet, curriculum, few_step, unet
+from server.pocket.training.__main__ import averages
 from server.pocket.training.adapter import Adapter, Branch
 from server.pocket.training.captions import CLOSE_UPS, Item, Scene, landscape
 from server.pocket.training.controlnet import lines_of
@@ -245,3 +246,13 @@ def test_a_later_stage_needs_its_own_pictures_and_the_weights_before_it(monkeypa
     curriculum.shorten(0.003)
     assert all(0 < part.count < 20 for part in curriculum.SETS.values())
     assert all(2 <= stage.steps < 8 and not stage.stop for stage in curriculum.STAGES.values())
+
+
+def test_a_stage_can_keep_a_share_of_the_weights_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = {"one": curriculum.Stage((), 1), "two": curriculum.Stage((), 1, kept=0.25)}
+    monkeypatch.setattr(curriculum, "STAGES", stages)
+    torch.save({"average": {"some": torch.full((2,), 8.0)}}, tmp_path / "two.pt")
+    assert averages(tmp_path, "two")["some"].tolist() == [8, 8]
+    torch.save({"average": {"some": torch.full((2,), 4.0)}}, tmp_path / "one.pt")
+    assert averages(tmp_path, "one")["some"].tolist() == [4, 4]
+    assert averages(tmp_path, "two")["some"].tolist() == [7, 7]

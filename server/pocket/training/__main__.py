@@ -64,10 +64,20 @@ def load_text(work: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
     return CLIPTokenizer.from_pretrained(str(root / "tokenizer"), local_files_only=True), encoder
 
 
+def averages(work: Path, stage: str) -> dict[str, torch.Tensor]:
+    """The averaged weights that a stage ended with, or their mean with those before it if it keeps a share of these."""
+    found = torch.load(work / f"{stage}.pt", map_location="cpu", weights_only=True)["average"]
+    kept, stages = curriculum.STAGES[stage].kept, list(curriculum.STAGES)
+    if not kept or not (work / f"{stages[stages.index(stage) - 1]}.pt").exists():  # taken from a finished model
+        return found
+    before = averages(work, stages[stages.index(stage) - 1])
+    return {name: value.lerp(before[name], kept) for name, value in found.items()}
+
+
 def load_unet(work: Path, stage: str) -> UNet2DConditionModel:
-    """The averaged weights that a stage ended with."""
+    """The UNet with the weights that a stage resulted in."""
     model = unet.build()
-    model.load_state_dict(torch.load(work / f"{stage}.pt", map_location="cpu", weights_only=True)["average"])
+    model.load_state_dict(averages(work, stage))
     return model.eval()
 
 

@@ -67,6 +67,8 @@ class Stage:
     decay: float = 0.998
     stop: int = 0
     """Leave off here, before the rate has fallen as far as `steps` would have it."""
+    kept: float = 0.0
+    """The share of the weights before it in the mean that is its result."""
 
 
 SMALL = {"shape": 0.34, "thing": 0.32, "land": 0.34}
@@ -131,7 +133,7 @@ STAGES: dict[str, Stage] = {
         falling=0.95,
         decay=0.985,
     ),
-    "night": Stage(((NIGHT, 1, 64),), 500, 1.6e-3, falling=0.95, decay=0.985),
+    "night": Stage(((NIGHT, 1, 64),), 500, 1.6e-3, falling=0.95, decay=0.985, kept=0.5),
 }
 """The first learns shapes at 192 px, the next two things and landscapes, the fourth all that at 256 px and in other
 formats, with positions, counts, two objects and styles. At its high rate landscapes are learned and shapes forgotten:
@@ -140,7 +142,8 @@ The seventh is for what is in landscapes, close-ups of sun, moon, stars, clouds 
 something in a negative prompt), two objects, numbers and styles; "polish"
 makes shapes clear again; "sun" makes the bare word mean so large a sun that, as a negative prompt, it takes small ones
 away; "near" draws what is in landscapes larger, and makes shapes clear once more;
-"night" is for stars and what is seen under them."""
+"night" is for stars and what is seen under them; the mean of the weights before and after it keeps
+what it would forget of negative words."""
 
 SHIPPED = "night"
 """The stage whose weights are in server/pocket, and on which adapters and ControlNet are trained."""
@@ -174,5 +177,5 @@ def shorten(share: float) -> None:
 
 FEW_STEP = {"shape256": 0.35, "thing256": 0.25, "land256": 0.3, "multi256": 0.1}
 CONTROL = ("shape256", "thing256", "land256", "near256", "multi256")
-STEPS = {"text": 700, "vae": 720, "sharpen": 500, "tiny": 400, "lora": 90, "few_step": 120, "controlnet": 900}
+STEPS = {"text": 700, "vae": 720, "sharpen": 500, "tiny": 400, "lora": 90, "few_step": 120, "controlnet": 1750}
 """Of the parts that are no stages of the UNet."""
