@@ -36,14 +36,16 @@ def make_model(
     prediction: str | None = None,
     extra: dict[str, Any] | None = None,
     embedded_guidance: bool = False,
+    parts: dict[str, Any] | None = None,
 ) -> Path:
     """Write a diffusers folder of a random model and return it.
 
     family: "sd1" (epsilon), "sd2" (v-prediction, linear projections) or "sdxl". inpaint: a 9-channel UNet.
     tiny_decoder: also a random AutoencoderTiny, named in krita_sd.json. extra: more entries for krita_sd.json.
     embedded_guidance: the UNet takes the guidance scale as an input, as LCM models do. Native side 64 pixels.
+    parts: these instead of the ones that `make_parts` makes.
     """
-    parts = make_parts(family, inpaint, seed, prediction, embedded_guidance)
+    parts = parts or make_parts(family, inpaint, seed, prediction, embedded_guidance)
     folder.mkdir(parents=True, exist_ok=True)
     encoders = [name for name in parts if name.startswith("text_encoder")]
     for name in ("unet", "vae", *encoders):

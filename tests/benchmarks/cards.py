@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The column of a CUDA card: full-size SD1.5 and SDXL with random weights; rows 2, 9 and 10 of the targets."""
+"""Rows 9 and 10 and Live's frames per second: one UNet call and one frame alone, without server and sampler.
+
+On a processor (a dry run) the same calls run without graphs, and their numbers say nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,50 +11,136 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tests.benchmarks.setup import Setup
 from tests.benchmarks.table import Row
 
 PEAK = 790e12
 """Dense half-precision operations per second that an H200 reaches in practice."""
 
-TFLOP = {"SD1.5": 1.61e12, "SDXL": 13.5e12}
-"""Operations of one UNet call with batch 2 at 512^2 and 1024^2."""
+SHARES = {"SD1.5": 0.35, "SDXL": 0.45}
+"""Targets of row 10."""
 
 
-def unet_of(kind: str) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
-    """A random UNet in half precision, its latents' shape for batch 2, and what else it is told."""
-    import torch
-    from diffusers import UNet2DConditionModel
-
-    common: dict[str, Any] = {"in_channels": 4, "out_channels": 4, "layers_per_block": 2}
-    with torch.device("cuda"):
-        if kind == "SD1.5":
-            unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8, **common)
-            more: dict[str, Any] = {"encoder_hidden_states": torch.randn(2, 77, 768).half()}
-            shape: tuple[int, ...] = (2, 4, 64, 64)
-        else:
-            unet = UNet2DConditionModel(
-                sample_size=128,
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-                block_out_channels=(320, 640, 1280),
-                transformer_layers_per_block=(1, 2, 10),
-                attention_head_dim=(5, 10, 20),
-                cross_attention_dim=2048,
-                use_linear_projection=True,
-                addition_embed_type="text_time",
-                addition_time_embed_dim=256,
-                projection_class_embeddings_input_dim=2816,
-                **common,
-            )
-            added = {"text_embeds": torch.randn(2, 1280).half(), "time_ids": torch.zeros(2, 6).half()}
-            more = {"encoder_hidden_states": torch.randn(2, 77, 2048).half(), "added_cond_kwargs": added}
-            shape = (2, 4, 128, 128)
-    return unet.half().eval().requires_grad_(False), shape, more
-
-
-def _device_seconds(work: Callable[[], Any], rounds: int) -> float:
+def unet_inputs(unet: Any, batch: int, side: int) -> tuple[Any, dict[str, Any]]:
+    """Random latents (batch, channels, side/8, side/8) for a UNet of SD1.5 or SDXL, and what else it is told."""
     import torch
 
+    config, like = unet.config, {"device": unet.device, "dtype": unet.dtype}
+    more: dict[str, Any] = {"encoder_hidden_states": torch.randn(batch, 77, config.cross_attention_dim, **like)}
+    if config.addition_embed_type == "text_time":
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        sizes = torch.zeros(batch, 6, **like)
+        more["added_cond_kwargs"] = {"text_embeds": torch.randn(batch, pooled, **like), "time_ids": sizes}
+    return torch.randn(batch, config.in_channels, side // 8, side // 8, **like), more
+
+
+def operations(work: Callable[[], Any]) -> int:
+    """Floating-point operations of one call, counted: an addition and a multiplication are two."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def unet_rows(setup: Setup, rounds: int) -> list[Row]:
+    """Rows 9 and 10: host time per step, graphed and eager, and the share of the card's peak; SD1.5 also its frames."""
+    import torch
+
+    from server.diffusion import load_model
+
+    with torch.inference_mode():
+        model: Any = load_model(setup.folder, setup.family, setup.device, getattr(torch, setup.dtype))
+        rows = _steps(setup, model.unet, rounds)
+        if setup.family == "sd1":
+            rows.append(_live_rate(setup, model.unet, model.tiny_decoder, rounds))
+        return rows
+
+
+def _steps(setup: Setup, unet: Any, rounds: int) -> list[Row]:
+    import torch
+
+    from server.diffusion.live_graph import Steps
+
+    latents, more = unet_inputs(unet, 2, setup.side)
+    when = torch.tensor(500.0, device=unet.device)
+
+    def step(index: int, latents: Any) -> Any:
+        return unet(latents, when, return_dict=False, **more)[0]
+
+    steps = Steps(step, 0, 1, latents)
+
+    def call() -> Any:
+        return steps(0, latents)
+
+    for _ in range(3):
+        call()
+    eager, count = host_seconds(call, rounds, setup.device), operations(call)
+    steps.advance()
+    if setup.device == "cuda" and not steps.captured:
+        raise RuntimeError("the step could not be captured")
+    graphed, busy = host_seconds(call, rounds, setup.device), device_seconds(call, rounds, setup.device)
+    other = {"step (ms)": busy * 1e3, "TFLOP": count / 1e12}
+    share = count / busy / PEAK
+    return [
+        Row(setup.named("9  host time per step, graphed"), graphed * 1e3, "ms", 0.3, {"eager (ms)": eager * 1e3}),
+        Row(setup.named("10 batch 2, share of the peak"), share, "x", SHARES.get(setup.title), other, at_least=True),
+    ]
+
+
+def _live_rate(setup: Setup, unet: Any, tiny: Any, rounds: int) -> Row:
+    """Frames of one step at the model's size: TAESD, UNet, TAESD, and the bytes back on the host."""
+    import torch
+
+    from server.diffusion.live_graph import CopyBack, Steps
+
+    _, told = unet_inputs(unet, 1, setup.side)
+    when = torch.tensor(500.0, device=unet.device)
+    pixels = torch.zeros(1, 3, setup.side, setup.side, device=unet.device, dtype=unet.dtype)
+
+    def step(index: int, latents: Any) -> Any:
+        return unet(latents, when, return_dict=False, **told)[0]
+
+    steps = Steps(step, 0, 1, tiny.encode(pixels).latents)
+    copy_back = CopyBack(unet.device)
+
+    def frame() -> None:
+        out = tiny.decode(steps(0, tiny.encode(pixels).latents)).sample[0]
+        shown = (out * 127.5 + 127.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()
+        copy_back(shown, torch.isfinite(out).all())
+
+    frame()
+    steps.advance()
+    seconds = host_seconds(frame, max(rounds, 20), setup.device)
+    name = setup.named(f"2  live frames per second at one step, {setup.side}^2")
+    return Row(name, 1.0 / seconds, "fps", 150.0, at_least=True)
+
+
+def wait(device: str) -> None:
+    """Until a card has done what it was given; nothing to wait for on a processor."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def host_seconds(work: Callable[[], Any], rounds: int, device: str) -> float:
+    """Median time until `work` returns; a card may still be busy with it."""
+    times = []
+    for _ in range(rounds):
+        wait(device)
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def device_seconds(work: Callable[[], Any], rounds: int, device: str) -> float:
+    """Median time that the device takes for `work`: between two events on a card."""
+    import torch
+
+    if device != "cuda":
+        return host_seconds(work, rounds, device)
     times = []
     for _ in range(rounds):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -61,85 +150,3 @@ def _device_seconds(work: Callable[[], Any], rounds: int) -> float:
         end.synchronize()
         times.append(begin.elapsed_time(end) / 1000.0)
     return statistics.median(times)
-
-
-def _host_seconds(work: Callable[[], Any], rounds: int) -> float:
-    import torch
-
-    times = []
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
-
-
-def measure(rounds: int) -> list[Row]:
-    """Host time per step, graphed and eager, share of the card's peak, and live frames per second of SD1.5."""
-    import torch
-
-    with torch.inference_mode():
-        return [row for kind, share in (("SD1.5", 0.35), ("SDXL", 0.45)) for row in _unet_rows(kind, share, rounds)]
-
-
-def _unet_rows(kind: str, target: float, rounds: int) -> list[Row]:
-    import torch
-    from diffusers import AutoencoderTiny
-
-    from server.diffusion.live_graph import Steps
-
-    unet, shape, more = unet_of(kind)
-    when = torch.tensor(500.0, device="cuda")
-
-    def step(index: int, latents: Any) -> Any:
-        return unet(latents, when, return_dict=False, **more)[0]
-
-    latents = torch.randn(shape, device="cuda").half()
-    steps = Steps(step, 0, 1, latents)
-
-    def call() -> Any:
-        return steps(0, latents)
-
-    for _ in range(3):
-        call()
-    eager = _host_seconds(call, rounds)
-    steps.advance()
-    if not steps.captured:
-        raise RuntimeError("the step could not be captured")
-    graphed, busy = _host_seconds(call, rounds), _device_seconds(call, rounds)
-    share = TFLOP[kind] / busy / PEAK
-    rows = [
-        Row(f"9  {kind} host time per step, graphed", graphed * 1e3, "ms", 0.3, {"eager (ms)": eager * 1e3}),
-        Row(f"10 {kind} batch 2, share of the peak", share, "x", target, {"step (ms)": busy * 1e3}, at_least=True),
-    ]
-    if kind == "SD1.5":
-        rows.append(_live_rate(unet, more, AutoencoderTiny().cuda().half().eval(), rounds))
-    return rows
-
-
-def _live_rate(unet: Any, more: dict[str, Any], tiny: Any, rounds: int) -> Row:
-    """Frames of one step at 512^2: TAESD, UNet, TAESD, and the bytes back on the host."""
-    import torch
-
-    from server.diffusion.live_graph import CopyBack, Steps
-
-    one = {"encoder_hidden_states": more["encoder_hidden_states"][:1]}
-    when = torch.tensor(500.0, device="cuda")
-    pixels = torch.zeros(1, 3, 512, 512, device="cuda").half()
-
-    def step(index: int, latents: Any) -> Any:
-        return unet(latents, when, return_dict=False, **one)[0]
-
-    steps = Steps(step, 0, 1, tiny.encode(pixels).latents)
-    copy_back = CopyBack(torch.device("cuda"))
-
-    def frame() -> None:
-        out = tiny.decode(steps(0, tiny.encode(pixels).latents)).sample[0]
-        shown = (out * 127.5 + 127.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()
-        copy_back(shown, torch.isfinite(out).all())
-
-    frame()
-    steps.advance()
-    seconds = _host_seconds(frame, max(rounds, 20))
-    return Row("2  SD1.5 live frames per second at one step, 512^2", 1.0 / seconds, "fps", 150.0, at_least=True)

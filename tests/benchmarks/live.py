@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Live and first images: rows 2, 3, 6, 7, 8 and 11 of the targets, on the processor."""
+"""Live and first images: rows 2, 3, 6, 7, 8 and 11 of the targets."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from krita_sd.geometry import Bounds
 from krita_sd.wire.client import LiveFrame, LiveStatus
 from krita_sd.wire.live import TILE, Live, Patch
 from krita_sd.wire.recipe import Recipe
-from tests.benchmarks.table import Row, interleave, ratio, timed, times_faster
+from tests.benchmarks.setup import POCKET, ROOT, Setup
+from tests.benchmarks.table import Arm, Row, interleave, ratio, timed, times_faster
 
-ROOT = Path(__file__).resolve().parents[2]
-POCKET = ROOT / "server" / "pocket"
 SIDE = 256
 STEPS, START = 4, 2
 HERTZ, SECONDS = 60, 8.0
@@ -56,10 +55,10 @@ def model_folder(folder: Path, side: int) -> Path:
 
 
 class Arms:
-    """The same model as a live session, as diffusers' img2img pipeline and as a loop of eight lines. tiny: the folder
-    of its tiny autoencoder; lora: a file that both arms add."""
+    """The same model as a live session, as diffusers' img2img pipeline and as a loop of eight lines. side: of the
+    canvas. tiny: the folder of its tiny autoencoder; lora: a file that both arms add."""
 
-    def __init__(self, folder: Path, side: int, tiny: str = "taesd", lora: Path | None = None) -> None:
+    def __init__(self, setup: Setup, side: int, tiny: str = "taesd", lora: Path | None = None) -> None:
         import torch
         from diffusers import AutoencoderTiny, LCMScheduler, StableDiffusionImg2ImgPipeline
 
@@ -68,22 +67,41 @@ class Arms:
         from server.diffusion.live_canvas import DeviceCanvas
         from server.diffusion.live_wish import Wish
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(setup.threads)
+        folder, device, dtype = setup.folder, torch.device(setup.device), getattr(torch, setup.dtype)
         self.torch, self.side, self.count = torch, side, 0
-        self.session = LiveSession(load_model(folder, "sd1"))
-        self.canvas = DeviceCanvas(side, side, torch.device("cpu"))
+        self.device, self.dtype = device, dtype
+        self.session = LiveSession(load_model(folder, setup.family, device, dtype))
+        self.canvas = DeviceCanvas(side, side, device)
         self.canvas.patch({index: tile(index) for index in range((side // TILE) ** 2)})
         task = Task(PROMPT, seed=1, total_steps=STEPS, start_step=START, guidance=1.0, sampler="LCM")
         self.wish = Wish(replace(task, loras=((lora, 1.0),) if lora is not None else ()), 0.5)
-        self.pipe = StableDiffusionImg2ImgPipeline.from_pretrained(str(folder), local_files_only=True)
-        self.pipe.to(torch.float32)
+        self.pipe = StableDiffusionImg2ImgPipeline.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+        self.pipe.to(device)
         self.pipe.scheduler = LCMScheduler.from_config(self.pipe.scheduler.config)
         self.pipe.set_progress_bar_config(disable=True)
-        self.kl, self.tiny = self.pipe.vae, AutoencoderTiny.from_pretrained(str(folder / tiny)).to(torch.float32)
+        self.kl, self.tiny = self.pipe.vae, AutoencoderTiny.from_pretrained(str(folder / tiny)).to(device, dtype)
         if lora is not None:
             self.pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
             self.pipe.fuse_lora()
-        self.embeds = self.pipe.encode_prompt(PROMPT, "cpu", 1, False)[0]
+        self.embeds = self.pipe.encode_prompt(PROMPT, device, 1, False)[0]
+
+    async def warm(self) -> None:
+        """What a session does by itself at its start and while nobody waits: on a card it captures graphs."""
+        await self.live()
+        while self.session.advance():
+            pass
+
+    async def compared(self, rounds: int) -> dict[str, list[float]]:
+        """Seconds per frame of every arm."""
+        await self.warm()
+        arms: dict[str, Arm] = {
+            "live": lambda: timed(self.live()),
+            "naive": lambda: timed(self.naive()),
+            "naive TAESD": lambda: timed(self.naive(tiny=True)),
+            "loop": lambda: timed(self.loop()),
+        }
+        return await interleave(arms, rounds)
 
     async def live(self) -> None:
         self.count += 1
@@ -110,57 +128,44 @@ class Arms:
         """The eight-line sequential loop: nothing but encode, steps and decode; pixels are not even converted."""
         torch, scheduler = self.torch, self.pipe.scheduler
         with torch.inference_mode():
-            latents = self.tiny.encode(torch.zeros(1, 3, self.side, self.side)).latents
-            scheduler.set_timesteps(STEPS)
+            pixels = torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self.dtype)
+            latents = self.tiny.encode(pixels).latents
+            scheduler.set_timesteps(STEPS, device=self.device)
             scheduler.set_begin_index(START)
             latents = scheduler.add_noise(latents, torch.randn_like(latents), scheduler.timesteps[START : START + 1])
             for t in scheduler.timesteps[START:]:
                 out = self.pipe.unet(latents, t, self.embeds).sample
                 latents = scheduler.step(out, t, latents, return_dict=False)[0]
             self.tiny.decode(latents)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
 
 async def frames(rounds: int) -> list[Row]:
     """Row 2: frames per second against a pipeline call per frame; row 8 beside it, counted."""
     with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
-        arms = Arms(model_folder(Path(folder) / "model", SIDE), SIDE)
-        await arms.live()
-        while arms.session.advance():  # what a session does by itself while nobody waits
-            pass
-        seconds = await interleave(
-            {
-                "live": lambda: timed(arms.live()),
-                "naive": lambda: timed(arms.naive()),
-                "naive TAESD": lambda: timed(arms.naive(tiny=True)),
-                "loop": lambda: timed(arms.loop()),
-            },
-            rounds,
-        )
-        counts = arms.session.counts
-        repeated = counts["conditions"] + counts["schedules"] + counts["noises"] - 3
-        return [
-            times_faster("2  live frames / naive img2img pipe()", seconds, "live", "naive", 10.0),
-            times_faster("2  live frames / naive img2img pipe() with TAESD", seconds, "live", "naive TAESD", 2.0),
-            ratio("   live frame / eight-line loop", seconds, "live", "loop", None),
-            Row("8  prompts, schedules, noises computed again", float(repeated), "", 0.0),
-        ]
+        return await frames_of(Setup(model_folder(Path(folder) / "model", SIDE)), SIDE, rounds, (10.0, 2.0))
 
 
-async def embedded_frames(rounds: int) -> list[Row]:
+async def frames_of(setup: Setup, side: int, rounds: int, targets: tuple[float, float | None]) -> list[Row]:
+    """Rows 2 and 8 of a model: against img2img per frame, and against the same with the tiny autoencoder."""
+    arms = Arms(setup, side)
+    seconds = await arms.compared(rounds)
+    counts, named = arms.session.counts, setup.named
+    repeated = counts["conditions"] + counts["schedules"] + counts["noises"] - 3
+    fast, with_tiny = "2  live frames / naive img2img pipe()", "2  live frames / naive img2img pipe() with TAESD"
+    return [
+        times_faster(named(fast), seconds, "live", "naive", targets[0]),
+        times_faster(named(with_tiny), seconds, "live", "naive TAESD", targets[1]),
+        ratio(named("   live frame / eight-line loop"), seconds, "live", "loop", None),
+        Row(named("8  prompts, schedules, noises computed again"), float(repeated), "", 0.0),
+    ]
+
+
+async def embedded_frames(setup: Setup, rounds: int) -> list[Row]:
     """Row 2 with the embedded model and its few-step adapter; it has a small autoencoder of its own in both arms."""
-    arms = Arms(POCKET, SIDE, "taesd", POCKET / "lora" / "few-step.safetensors")
-    await arms.live()
-    while arms.session.advance():
-        pass
-    seconds = await interleave(
-        {
-            "live": lambda: timed(arms.live()),
-            "naive": lambda: timed(arms.naive()),
-            "naive TAESD": lambda: timed(arms.naive(tiny=True)),
-            "loop": lambda: timed(arms.loop()),
-        },
-        rounds,
-    )
+    arms = Arms(setup, SIDE, "taesd", POCKET / "lora" / "few-step.safetensors")
+    seconds = await arms.compared(rounds)
     return [
         times_faster("   embedded: live frames / naive img2img pipe()", seconds, "live", "naive", None),
         times_faster("   embedded: live frames / naive with its TAESD", seconds, "live", "naive TAESD", None),
@@ -174,20 +179,29 @@ async def selection(rounds: int) -> list[Row]:
     The target speaks of 2048 x 2048 px and a model of 512: here both are 3/8 of that, because the attention of the
     other arm grows with the fourth power of the side and would run for minutes.
     """
+    native = 192
+    with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
+        return await selection_of(Setup(model_folder(Path(folder) / "model", native)), native, rounds)
+
+
+async def selection_of(setup: Setup, native: int, rounds: int) -> list[Row]:
+    """Row 11 with a canvas of four times the model's native side, of which the middle quarter is selected."""
     from server.diffusion.live_wish import Selection
 
-    side, native = 768, 192
-    with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
-        arms = Arms(model_folder(Path(folder) / "model", native), side)
-        mask = np.zeros((side, side), np.uint8)
-        mask[192:576, 192:576] = 255
-        chosen = Selection("quarter", Bounds(192, 192, 384, 384), 32, 20, mask, mask)
-        arms.wish = type(arms.wish)(arms.wish.task, 0.5, chosen)
-        seconds = await interleave(
-            {"crop": lambda: timed(arms.live()), "pipe TAESD": lambda: timed(arms.naive(tiny=True))},
-            max(2, rounds // 3),
-        )
-        return [times_faster("11 25 % of 768^2, native 192: crop / full pipe()", seconds, "crop", "pipe TAESD", 6.0)]
+    side, edge, half = 4 * native, native, 2 * native
+    arms = Arms(setup, side)
+    mask = np.zeros((side, side), np.uint8)
+    mask[edge : edge + half, edge : edge + half] = 255
+    chosen = Selection("quarter", Bounds(edge, edge, half, half), 32, 20, mask, mask)
+    arms.wish = type(arms.wish)(arms.wish.task, 0.5, chosen)
+    if setup.device == "cuda":
+        await arms.warm()
+    seconds = await interleave(
+        {"crop": lambda: timed(arms.live()), "pipe TAESD": lambda: timed(arms.naive(tiny=True))},
+        max(2, rounds // 3),
+    )
+    name = setup.named(f"11 25 % of {side}^2, native {native}: crop / full pipe()")
+    return [times_faster(name, seconds, "crop", "pipe TAESD", 6.0)]
 
 
 def bytes_of_a_stroke() -> Row:
@@ -197,10 +211,13 @@ def bytes_of_a_stroke() -> Row:
     return Row("6  bytes up for a stroke / raw canvas of 1024^2", share, "x", 1 / 28)
 
 
-async def replay(server: Any, side: int) -> list[Row]:
-    """Row 3: a stroke at 60 Hz through the websocket with the embedded model; from request to frame."""
-    client = server.client
-    recipe = Recipe(kind="img2img", prompt=PROMPT, width=side, height=side, strength=0.5, steps=4, seed=1)
+async def replay(server: Any, seconds: float = SECONDS) -> list[Row]:
+    """Row 3: a stroke of so many seconds at 60 Hz through the websocket; from request to frame."""
+    client, setup = server.client, server.setup
+    side = setup.side
+    recipe = Recipe(
+        kind="img2img", model=server.recipe.model, prompt=PROMPT, width=side, height=side, strength=0.5, steps=4, seed=1
+    )
     recipe = recipe.replace(sampler="LCM", guidance=1.0)
     sent: dict[int, float] = {}
     arrived: list[tuple[int, float]] = []
@@ -232,11 +249,11 @@ async def replay(server: Any, side: int) -> list[Row]:
     arrived.clear()
 
     async def pen() -> None:
-        for number in range(int(HERTZ * SECONDS)):
-            ask({number % len(tiles): tile(number)})
+        for number in range(int(HERTZ * seconds)):
             await asyncio.sleep(1 / HERTZ)
+            ask({number % len(tiles): tile(number)})
 
-    stroke = asyncio.create_task(pen())
+    stroke = asyncio.create_task(pen())  # done with its last request: the frame of that one is the last
     counts: dict[str, int] = {}
     while not arrived or arrived[-1][0] < len(sent) or not stroke.done():
         counts = (await frame()).header["counts"]
@@ -245,28 +262,37 @@ async def replay(server: Any, side: int) -> list[Row]:
     latencies = sorted(at - sent[generation] for generation, at in arrived)
     single = statistics.median(alone)
     p95 = latencies[min(len(latencies) - 1, int(0.95 * len(latencies)))]
+    if setup.card:
+        other = {"p50 (ms)": statistics.median(latencies) * 1e3, "frame (ms)": single * 1e3}
+        other |= {"frames": float(len(arrived)), "requests": float(len(sent))}
+        return [Row(setup.named("3  live latency under 60 Hz, p95"), p95 * 1e3, "ms", 20.0, other)]
     other = {"p50": statistics.median(latencies) / single, "frame (s)": single, "frames": float(len(arrived))}
     other |= {"requests": float(len(sent)), "superseded": float(counts.get("superseded", 0))}
     return [Row("3  live latency under 60 Hz, p95, in frame times", p95 / single, "", 1.6, other)]
 
 
 _SCRIPT = """
-import sys, torch
-from diffusers import StableDiffusionPipeline
-torch.set_num_threads(1)
-pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], local_files_only=True).to(torch.float32)
-pipe("a red house", width=192, height=192, num_inference_steps=2).images[0].save(sys.argv[2])
+import sys, torch, diffusers
+folder, out, side, device, dtype, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
+pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
+pipe.to(device)
+pipe("a red house", width=int(side), height=int(side), num_inference_steps=2).images[0].save(out)
 """
 
 
-async def first_image(rounds: int) -> list[Row]:
-    """Row 7: from the start of the process to the first image on disk."""
+async def first_image(setup: Setup, rounds: int) -> list[Row]:
+    """Row 7: from the start of the process to the first image on disk. On a card the target is a multiple of the time
+    in which the weights' files are read (from the system's cache, as in both arms after the warm-up)."""
     with tempfile.TemporaryDirectory(prefix="krita-sd-benchmark-") as folder:
-        out = str(Path(folder) / "out.png")
-        size = ["--width", "192", "--height", "192", "--steps", "2"]
-        ours = [sys.executable, "-m", "server", "generate", "--prompt", PROMPT, "--out", out, *size]
-        theirs = [sys.executable, "-c", _SCRIPT, str(POCKET), out]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        out, side, threads = str(Path(folder) / "out.png"), str(setup.first_side), str(setup.threads)
+        size = ["--width", side, "--height", side, "--steps", "2"]
+        model = ["--model", setup.title] if setup.title else []
+        ours = [sys.executable, "-m", "server", "generate", "--prompt", PROMPT, "--out", out, *size, *model]
+        # The embedded model as a painter gets it: in the precision that the server chooses.
+        ours += setup.machine if setup.title else []
+        theirs = [sys.executable, "-c", _SCRIPT, str(setup.folder), out, side, setup.device, setup.dtype, threads]
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
 
         async def run(command: list[str]) -> None:
             done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, env=environment, capture_output=True)
@@ -274,4 +300,14 @@ async def first_image(rounds: int) -> list[Row]:
                 raise RuntimeError(done.stderr.decode()[-500:])
 
         seconds = await interleave({"ours": lambda: timed(run(ours)), "script": lambda: timed(run(theirs))}, rounds)
-        return [ratio("7  process start to first image / a diffusers script", seconds, "ours", "script", 0.8)]
+    name = setup.named("7  process start to first image / a diffusers script")
+    if not setup.card:
+        return [ratio(name, seconds, "ours", "script", 0.8)]
+    begun = time.perf_counter()
+    for file in sorted(setup.folder.glob("*/*.safetensors")):
+        with file.open("rb") as stream:
+            while stream.read(2**24):
+                pass
+    read = time.perf_counter() - begun
+    first = Row(setup.named("7  process start to first image"), statistics.median(seconds["ours"]), "s", 1.5 * read + 1)
+    return [replace(first, other={"weights read (s)": read}), ratio(name, seconds, "ours", "script", None)]
