@@ -65,7 +65,7 @@ def metrics() -> dict[str, Any]:
 
 
 def test_objects_have_the_asked_shape_and_both_colours(pocket: Any) -> None:
-    wanted = combinations(SHAPES, 16, False, seed=77)
+    wanted = combinations(SHAPES, 8, False, seed=77)
     seen = [judge(paint(pocket, prompt_of(*w), 500 + i)) for i, w in enumerate(wanted)]
     shapes = np.mean([v.shape == w for v, (w, _, _) in zip(seen, wanted, strict=True)])
     colours = np.mean([v.colour == c and v.background == b for v, (_, c, b) in zip(seen, wanted, strict=True)])
