@@ -305,4 +305,7 @@ async def test_a_killed_worker_costs_a_frame_not_the_session(tmp_path: Path, mod
             (worker,) = server.children()
             os.kill(worker, signal.SIGKILL)
             await asyncio.wait_for(pen.told(LiveCanvasWanted), PATIENCE)
-            assert (await pen.frame(pen.ask())).picture == first.picture
+            again = (await pen.frame(pen.ask())).picture
+            # Not byte by byte: the new worker measures anew in which format the tiny autoencoder is fastest.
+            before, after = (np.frombuffer(picture.data, np.uint8).astype(int) for picture in (first.picture, again))
+            assert np.abs(before - after).max() <= 3
