@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Single files of ControlNets for Flux 1, SD3 and Qwen-Image, in diffusers' names: configurations read off the shapes.
+"""Single files of ControlNets for transformers, in diffusers' names: configurations read off the shapes.
 
 Pure functions on names and shapes; no torch. A file that does not have the layout raises KeyError, ValueError.
 """
@@ -13,15 +13,22 @@ from typing import Any
 Shapes = Mapping[str, tuple[int, ...]]
 
 _HEAD = 64  # of SD3, where no norm shows it
+_LAYERS, _REFINERS = 30, (0, 1)  # of Z-Image
+_SEEN = "control_all_x_embedder.2-1.weight"
+REFINER = "control_noise_refiner."
+REFINER_ENTRY = f"{REFINER}0.before_proj.weight"
+"""Of a ControlNet of Z-Image. Version 2.0 was trained without its refiner, and its files have zeros there."""
 
 
 def is_flow_net(shapes: Shapes) -> bool:
     """Whether these are the tensors of a ControlNet between the blocks of a transformer."""
-    return "controlnet_blocks.0.weight" in shapes
+    return "controlnet_blocks.0.weight" in shapes or _SEEN in shapes
 
 
 def flow_net(shapes: Shapes) -> tuple[str, dict[str, Any]]:
     """(kind, diffusers config) of such a ControlNet."""
+    if _SEEN in shapes:
+        return "z_image_net", _z_image(shapes)
     if "txt_norm.weight" in shapes:
         return "qwen_net", _qwen(shapes)
     if "pos_embed_input.proj.weight" in shapes:
@@ -95,6 +102,30 @@ def _qwen(shapes: Shapes) -> dict[str, Any]:
         "axes_dims_rope": _axes(head),
         "extra_condition_channels": shapes["controlnet_x_embedder.weight"][1] - channels,
     }
+
+
+def _z_image(shapes: Shapes) -> dict[str, Any]:
+    width, channels = shapes[_SEEN]
+    layers = _count(shapes, "control_layers.{}.after_proj.weight")
+    head = shapes["control_layers.0.attention.norm_q.weight"][0]
+    refiners = _count(shapes, REFINER + "{}.attention_norm1.weight")
+    refined = "control_noise_refiner" if REFINER_ENTRY in shapes else None if refiners else "control_layers"
+    return {
+        "control_in_dim": channels // 4,
+        # As far from one another as they can be: 6 of the first version, 15 of the second, 3 of its small ones.
+        "control_layers_places": [index * round(_LAYERS / layers) for index in range(layers)],
+        "control_refiner_layers_places": list(range(refiners)) or list(_REFINERS),
+        "add_control_noise_refiner": refined,
+        "n_refiner_layers": refiners or len(_REFINERS),
+        "dim": width,
+        "n_heads": width // head,
+        "n_kv_heads": width // head,
+    }
+
+
+def without_refiner(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a ControlNet of Z-Image in whose file the refiner is all zeros: its first layers take its place."""
+    return {**config, "add_control_noise_refiner": "control_layers"}
 
 
 def _axes(head: int) -> list[int]:

@@ -17,6 +17,7 @@ from diffusers import (
     QwenImageControlNetModel,
     SD3ControlNetModel,
     T2IAdapter,
+    ZImageControlNetModel,
 )
 
 from krita_sd.wire.errors import Code, WireError
@@ -40,6 +41,7 @@ _KINDS: dict[str, Any] = {
     "flux_net": FluxControlNetModel,
     "sd3_net": SD3ControlNetModel,
     "qwen_net": QwenImageControlNetModel,
+    "z_image_net": ZImageControlNetModel,
 }
 _CLASSES = {made.__name__: kind for kind, made in _KINDS.items()}
 _MAPS_KEPT = 8
@@ -47,8 +49,8 @@ _MAPS_KEPT = 8
 
 @dataclass(eq=False)
 class ControlModel:
-    """A control model in memory. kind: controlnet | union | t2i_adapter | flux_net | sd3_net | qwen_net. `maps`: what
-    was computed of control pictures alone, and is the same in every step and job."""
+    """A control model in memory. kind: controlnet | union | t2i_adapter | flux_net | sd3_net | qwen_net | z_image_net.
+    `maps`: what was computed of control pictures alone, and is the same in every step and job."""
 
     name: str
     kind: str
@@ -86,6 +88,10 @@ def load_control(
             kind, config, names = _from_folder(path, shapes)
         else:
             kind, config, names = _from_file(path, shapes)
+            entry = control_flow_names.REFINER_ENTRY
+            if kind == "z_image_net" and entry in shapes and not files.read(entry).to(torch.float32).any():
+                config = control_flow_names.without_refiner(config)
+                names = {name: name for name in names if not name.startswith(control_flow_names.REFINER)}
         try:
             module = empty_module(lambda: _KINDS[kind].from_config(config))
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
@@ -138,5 +144,5 @@ def _unknown(path: Path) -> WireError:
     return WireError(
         Code.MODEL_UNSUPPORTED,
         f"The file {path.name} is not a control model of a kind that is known here.",
-        "Use a ControlNet for SD 1.x, SD 2.x, SDXL, SD3, Flux 1 or Qwen-Image in diffusers' layout, or a T2I-Adapter.",
+        "Use a ControlNet for SD 1.x, SD 2.x, SDXL, SD3, Flux 1, Qwen-Image or Z-Image, or a T2I-Adapter.",
     )

@@ -82,7 +82,7 @@ CAPABILITIES: dict[str, Capabilities] = {
         "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, control=(), note=_FILES,
     ),
     "z-image": Capabilities(
-        "pair", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, control=(), note=_FILES,
+        "pair", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, note=_FILES,
     ),
     "qwen-image": Capabilities(
         "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""ControlNets of Flux 1, SD3 and Qwen-Image against the diffusers pipelines, bit for bit, from folders and files."""
+"""ControlNets of the transformer families against the diffusers pipelines, bit for bit, from folders and files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from krita_sd.wire.errors import Code, WireError
-from server.diffusion import Task, generate, load_model, schedules
+from server.diffusion import Task, control_flow_names, generate, load_model, schedules
 from server.diffusion.control_loading import load_control
 from server.diffusion.families import kontext
 from server.diffusion.families.flow import unpack
 from server.diffusion.features.control import check_fit
 from server.diffusion.features.looks import OwnEyes
 from server.diffusion.pieces import walk
+from server.diffusion.residency import Residency
 from server.diffusion.task import ControlLayer
 from server.library import Library
+from server.worker.models import parts_of
 from tests.engine.cells import Cell
 from tests.engine.conftest import Loaded, hard_mask, picture, run
 from tests.tiny_flow import MAKERS, WIDTH, make_flow_model
@@ -46,6 +49,8 @@ QWEN = {
     "num_layers": 1, "attention_head_dim": 32, "num_attention_heads": 2, "joint_attention_dim": 256,
     "axes_dims_rope": (4, 14, 14),
 }  # fmt: skip
+Z_IMAGE = {"dim": 32, "n_heads": 2, "n_kv_heads": 2, "n_refiner_layers": 1, "control_refiner_layers_places": [0]}
+Z_IMAGE_2 = {**Z_IMAGE, "control_layers_places": [0, 1], "control_in_dim": 33}
 BARE = {"joint_attention_dim": None, "use_pos_embed": False, "force_zeros_for_pooled_projection": False}
 
 
@@ -74,8 +79,22 @@ NETS = {
     ),
     "sd3.5-large": Row("sd3", "SD3ControlNetModel", {key: SD3[key] for key in SD3 if "pos" not in key} | BARE),
     "qwen": Row("qwen-image", "QwenImageControlNetModel", QWEN),
+    "z-image": Row(
+        "z-image", "ZImageControlNetModel", {**Z_IMAGE, "control_layers_places": [0], "control_in_dim": 16}
+    ),
+    "z-image-2.0": Row(
+        "z-image", "ZImageControlNetModel",
+        {**Z_IMAGE_2, "add_control_noise_refiner": "control_layers", "n_refiner_layers": 2,
+         "control_refiner_layers_places": [0, 1]},
+    ),
+    "z-image-2.1": Row(
+        "z-image", "ZImageControlNetModel", {**Z_IMAGE_2, "add_control_noise_refiner": "control_noise_refiner"}
+    ),
 }  # fmt: skip
-PIPELINES = {"flux1": "FluxControlNet", "sd3": "StableDiffusion3ControlNet", "qwen-image": "QwenImageControlNet"}
+PIPELINES = {
+    "flux1": "FluxControlNet", "sd3": "StableDiffusion3ControlNet", "qwen-image": "QwenImageControlNet",
+    "z-image": "ZImageControlNet",
+}  # fmt: skip
 TASK = Task(prompt="a red boat", negative="fog", seed=3, total_steps=3, guidance=4.0, width=64, height=64)
 KINDS = {
     "txt2img": replace(TASK, sampler="Euler"),
@@ -160,13 +179,22 @@ def ask(name: str, kind: str, model: Any, task: Task, monkeypatch: pytest.Monkey
     known = inspect.signature(pipe.__call__).parameters
     if "negative_prompt" in known and row.family != "flux1":
         inputs["negative_prompt"] = task.negative
-    inputs["true_cfg_scale" if row.family == "qwen-image" else "guidance_scale"] = task.guidance
+    # Z-Image's counts guidance from 0.
+    guidance = task.guidance - 1.0 if row.family == "z-image" else task.guidance
+    inputs["true_cfg_scale" if row.family == "qwen-image" else "guidance_scale"] = guidance
+    if "control_guidance_end" in known:
+        inputs |= {"control_guidance_start": layer.start, "control_guidance_end": layer.end}
+    calls: list[None] = []
+
+    def silent_after_its_share(module: Any, given: Any, found: Any) -> Any:
+        calls.append(None)
+        return found if "control_guidance_end" in known or len(calls) / task.total_steps <= layer.end else {}
+
+    hook = pipe.controlnet.register_forward_hook(silent_after_its_share)
     latents = pipe(
         task.prompt,
         control_image=Image.fromarray(layer.image),
         controlnet_conditioning_scale=layer.weight,
-        control_guidance_start=layer.start,
-        control_guidance_end=layer.end,
         num_inference_steps=task.total_steps,
         width=task.width,
         height=task.height,
@@ -174,7 +202,8 @@ def ask(name: str, kind: str, model: Any, task: Task, monkeypatch: pytest.Monkey
         output_type="latent",
         **inputs,
     ).images
-    return latents if row.family == "sd3" else unpack(latents, 8, 8)
+    hook.remove()
+    return latents if row.family in ("sd3", "z-image") else unpack(latents, 8, 8)
 
 
 @pytest.mark.parametrize(("name", "kind"), CELLS, ids=["/".join(cell) for cell in CELLS])
@@ -208,9 +237,12 @@ def test_a_single_file_is_the_folder(
     shutil.copy(net_folder(name) / "diffusion_pytorch_model.safetensors", path)
     found, wanted = load_control(path), pair_of(name)[1]
     assert found.kind == wanted.kind
-    for key in NETS[name].config.keys() - {"sample_size", "attention_head_dim", "num_attention_heads"}:
+    hidden = {"sample_size", "attention_head_dim", "num_attention_heads"}
+    if "-2." in name:
+        hidden.add("control_layers_places")  # two are further apart in a model of full depth
+    for key in NETS[name].config.keys() - hidden:
         assert _plain(found.module.config[key]) == _plain(wanted.module.config[key]), key
-    if name not in ("sd3", "sd3.5-large"):
+    if "attention_head_dim" in NETS[name].config and name not in ("sd3", "sd3.5-large"):
         assert found.module.config.attention_head_dim == wanted.module.config.attention_head_dim
     library = Library([tmp_path], None)
     library.scan()
@@ -218,14 +250,57 @@ def test_a_single_file_is_the_folder(
     assert (entry.kind, entry.family, entry.problem) == ("controlnet", NETS[name].family, "")
 
 
+def test_files_of_z_image_nets(pair_of: Nets, net_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """A refiner of zeros (version 2.0) must not run; how far apart the layers are, their number says."""
+    folder = "diffusion_pytorch_model.safetensors"
+    tensors, more = (load_file(net_folder(f"z-image-2.{minor}") / folder) for minor in (0, 1))
+    refiner = {name: tensor for name, tensor in more.items() if name.startswith(control_flow_names.REFINER)}
+    refiner[control_flow_names.REFINER_ENTRY] = torch.zeros(32, 32)
+    save_file({**tensors, **refiner}, tmp_path / "second.safetensors")
+    found, wanted = load_control(tmp_path / "second.safetensors").module, pair_of("z-image-2.0")[1].module
+    assert found.config.add_control_noise_refiner == "control_layers"
+    ours, theirs = found.state_dict(), wanted.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items()) and ours.keys() == tensors.keys()
+    for layers, places in ((6, range(0, 30, 5)), (15, range(0, 30, 2)), (3, range(0, 30, 10))):
+        shapes: dict[str, tuple[int, ...]] = {
+            "control_all_x_embedder.2-1.weight": (3840, 132), "control_layers.0.attention.norm_q.weight": (128,),
+            **{f"control_layers.{index}.after_proj.weight": (3840, 3840) for index in range(layers)},
+        }  # fmt: skip
+        kind, config = control_flow_names.flow_net(shapes)
+        assert (kind, config["control_layers_places"], config["n_heads"]) == ("z_image_net", list(places), 30)
+
+
+def test_z_image_lends_its_layers_for_a_call(net_folder: Callable[[str], Path], pair_of: Nets) -> None:
+    """A control model keeps nothing of a model, and is as wide as a model that is run again in float32."""
+    model, narrow = pair_of("z-image")[0], load_control(net_folder("z-image"), dtype=torch.bfloat16)
+    before = set(narrow.module.state_dict())
+    task = replace(KINDS["txt2img"], total_steps=1, controls=(ControlLayer(narrow, picture(seed=21)),))
+    assert bool(torch.isfinite(run(model, task)[1]).all())
+    assert not torch.equal(run(model, task)[1], run(model, replace(task, controls=()))[1])
+    assert set(narrow.module.state_dict()) == before and narrow.module.dtype == torch.bfloat16
+    assert narrow.module.t_embedder is None and narrow.module.x_pad_token is None
+
+
+def test_lent_layers_come_from_where_they_wait(net_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    model: Any = load_model(make_flow_model(tmp_path / "model", "z-image"), "z-image")
+    layer = ControlLayer(load_control(net_folder("z-image-2.1")), picture(seed=21))
+    task = replace(KINDS["txt2img"], total_steps=1, controls=(layer,))
+    wanted = run(model, task)[1]
+    residency = Residency(parts_of(model), model.device)
+    for rung in ("model", "groups"):
+        residency.step_to(rung)
+        assert torch.equal(run(model, task)[1], wanted)
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def test_two_nets_of_different_depth_add_up(pair_of: Nets) -> None:
+@pytest.mark.parametrize(("first", "second"), [("flux", "flux-xlabs"), ("z-image", "z-image-2.0")])
+def test_two_nets_of_different_depth_add_up(first: str, second: str, pair_of: Nets) -> None:
     """The weights of two nets with equal pictures add up as those of one: what they add is linear in the weight."""
-    model, one = pair_of("flux")
-    other = pair_of("flux-xlabs")[1]
+    model, one = pair_of(first)
+    other = pair_of(second)[1]
     task, map = replace(KINDS["txt2img"], total_steps=1), picture(seed=21)
     whole = run(model, replace(task, controls=(ControlLayer(one, map, 0.7),)))[1]
     halves = (ControlLayer(one, map, 0.3), ControlLayer(one, map, 0.4))
@@ -236,8 +311,9 @@ def test_two_nets_of_different_depth_add_up(pair_of: Nets) -> None:
     assert torch.equal(run(model, replace(task, controls=silent))[1], whole)
 
 
-def test_a_map_is_encoded_once_and_pieces_see_their_part(pair_of: Nets) -> None:
-    model, net = pair_of("flux")
+@pytest.mark.parametrize("name", ["flux", "z-image-2.1"])
+def test_a_map_is_encoded_once_and_pieces_see_their_part(name: str, pair_of: Nets) -> None:
+    model, net = pair_of(name)
     task = replace(KINDS["txt2img"], controls=(ControlLayer(net, picture(seed=23)),))
     before = model.canvases.computed
     run(model, task)
@@ -284,14 +360,19 @@ def test_models_that_look_at_pictures_take_control_layers_too(
     assert all(not torch.allclose(found[0], other, atol=1e-4) for other in found[1:])
 
 
-def test_nets_that_do_not_fit_are_one_sentence(pair_of: Nets, model_of: Loaded, tmp_path: Path) -> None:
+def test_nets_that_do_not_fit_are_one_sentence(
+    pair_of: Nets, net_folder: Callable[[str], Path], model_of: Loaded, tmp_path: Path
+) -> None:
     flux, qwen = pair_of("flux")[0], pair_of("qwen")[0]
     inpainting = diffusers.QwenImageControlNetModel(**QWEN, extra_condition_channels=4)
     inpainting.save_pretrained(tmp_path / "inpainting")
+    deep = net_folder("z-image-2.1") / "diffusion_pytorch_model.safetensors"
+    shutil.copy(deep, tmp_path / "deep.safetensors")  # as a file: for a model of 30 layers
     cases = [
         (flux, pair_of("sd3")[1], "canny", "made for another kind"),
         (flux, pair_of("flux-union")[1], "segmentation", "does not know segmentation"),
         (qwen, load_control(tmp_path / "inpainting"), "canny", "for inpainting"),
+        (pair_of("z-image")[0], load_control(tmp_path / "deep.safetensors"), "canny", "made for another kind"),
     ]
     for model, net, type, says in cases:
         with pytest.raises(WireError) as caught:

@@ -477,7 +477,7 @@ def test_the_listing_names_every_kind_and_every_problem(tmp_path: Path) -> None:
         assert entry["usable"] is (entry["problem"] == "") and "\n" not in entry["problem"]
         runs = kind == "checkpoint" and family in ("sd1", "sd2", "sdxl")  # the others of these headers are cut short
         beside = kind in ("lora", "vae", "embedding", "controlnet", "t2i_adapter", "ip_adapter", "redux", "upscaler")
-        beside = beside and (kind, family) not in (("ip_adapter", "flux1"), ("controlnet", "z-image"))
+        beside = beside and (kind, family) != ("ip_adapter", "flux1")
         part = kind == "text_encoder" and encoder_role(shapes)[0] != ""
         assert entry["usable"] is (runs or beside or part), entry
     assert "not safe to load" in found["old.ckpt"]["problem"] and found["cut.safetensors"]["problem"].endswith(".")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""ControlNets of the transformer families (Flux 1, SD3, Qwen-Image): they add to the tokens between the blocks.
+"""ControlNets of the transformer families (Flux 1, SD3, Qwen-Image, Z-Image): they add to the tokens between blocks.
 
 They see the control picture through the model's autoencoder, and of what it says they take the middle: the pipelines
 draw from it, which moves the noise of the picture itself. XLabs' for Flux have small convolutions of their own.
@@ -16,6 +16,7 @@ import torch
 
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion.families.flow import pack
+from server.diffusion.features import control_z_image
 from server.diffusion.features.control import acts, picture_tensor
 from server.diffusion.model import Condition, LoadedModel
 from server.diffusion.sampling import Feature
@@ -23,7 +24,12 @@ from server.diffusion.schedules import Schedule
 from server.diffusion.task import ControlLayer, Pixels
 from server.diffusion.tiles import Tile
 
-FLOW_NETS = {"flux_net": ("flux1", "flux1-kontext"), "sd3_net": ("sd3",), "qwen_net": ("qwen-image", "qwen-image-edit")}
+FLOW_NETS = {
+    "flux_net": ("flux1", "flux1-kontext"),
+    "sd3_net": ("sd3",),
+    "qwen_net": ("qwen-image", "qwen-image-edit"),
+    "z_image_net": ("z-image",),
+}
 """Kinds of these control models, with the families that they are for."""
 
 FLUX_UNION_TYPES = {
@@ -31,8 +37,8 @@ FLUX_UNION_TYPES = {
 }  # fmt: skip
 """Modes of the union ControlNet for Flux 1 (the order in which it was trained); 5 is a picture in grey."""
 
-Residuals = list[list[torch.Tensor]]
-"""What is added after the blocks of each stack of a transformer: one tensor (n, tokens, width) for every block."""
+Stack = dict[int, torch.Tensor]
+"""What is added after the blocks of one stack of a transformer: tensors (n, tokens, width) by number of the block."""
 
 
 class FlowControls(Feature):
@@ -61,20 +67,22 @@ class FlowControls(Feature):
 
     def added(self, timestep: torch.Tensor, condition: Condition, tile: Tile | None = None) -> dict[str, Any]:
         """Keyword arguments for the transformer's call at this step, on the whole latents or on a tile of them."""
-        total: Residuals = []
+        total: list[Stack] = []
         for layer in self._layers:
             if not acts(layer, self._index, self._schedule):
                 continue
             found = self._residuals(layer, timestep, condition, tile)
             total = [_sum(a, b) for a, b in zip(total, found)] if total else found
+        if self._model.family == "z-image":
+            return {"controlnet_block_samples": total[0]} if total else {}
         names = ["controlnet_block_samples", "controlnet_single_block_samples"]
         if self._model.family == "sd3":
             names = ["block_controlnet_hidden_states"]
-        return {name: stack for name, stack in zip(names, total) if stack}
+        return {name: list(stack.values()) for name, stack in zip(names, total) if stack}
 
     def _residuals(
         self, layer: ControlLayer, timestep: torch.Tensor, condition: Condition, tile: Tile | None
-    ) -> Residuals:
+    ) -> list[Stack]:
         assert self._inputs is not None
         net, model = layer.model.module, self._model
         inputs = torch.roll(self._inputs, self.shift, (2, 3)) if any(self.shift) else self._inputs
@@ -92,12 +100,12 @@ class FlowControls(Feature):
             mean = mean if before else torch.roll(mean, self.shift, (2, 3))
             # The first ones for SD3 (they ignore the pooled words too) were trained without the shift.
             shown = mean * model.latent_scale if _is_first_sd3(net) else model.scaled(mean)
-        call = {"flux_net": self._flux, "sd3_net": self._sd3, "qwen_net": self._qwen}[layer.model.kind]
-        return call(layer, inputs, shown.to(net.dtype), timestep, condition)
+        calls = {"flux_net": self._flux, "sd3_net": self._sd3, "qwen_net": self._qwen, "z_image_net": self._z_image}
+        return calls[layer.model.kind](layer, inputs, shown.to(net.dtype), timestep, condition)
 
     def _flux(
         self, layer: ControlLayer, inputs: torch.Tensor, shown: torch.Tensor, timestep: torch.Tensor, words: Condition
-    ) -> Residuals:
+    ) -> list[Stack]:
         net, model = layer.model.module, self._model
         height, width = inputs.shape[-2] // 2, inputs.shape[-1] // 2
         repeats = net.input_hint_block is not None
@@ -128,7 +136,7 @@ class FlowControls(Feature):
 
     def _sd3(
         self, layer: ControlLayer, inputs: torch.Tensor, shown: torch.Tensor, timestep: torch.Tensor, words: Condition
-    ) -> Residuals:
+    ) -> list[Stack]:
         net, transformer = layer.model.module, self._model.transformer
         if words.is_pair:
             inputs, shown = torch.cat([inputs, inputs]), torch.cat([shown, shown])
@@ -147,11 +155,11 @@ class FlowControls(Feature):
             return_dict=False,
         )
         blocks = len(transformer.transformer_blocks)
-        return [[found[int(index / (blocks / len(found)))] for index in range(blocks)]]
+        return [{index: found[int(index / (blocks / len(found)))] for index in range(blocks)}]
 
     def _qwen(
         self, layer: ControlLayer, inputs: torch.Tensor, shown: torch.Tensor, timestep: torch.Tensor, words: Condition
-    ) -> Residuals:
+    ) -> list[Stack]:
         net = layer.model.module
         found = net(
             hidden_states=pack(inputs),
@@ -166,6 +174,12 @@ class FlowControls(Feature):
         beside = sum(part.shape[-2] * part.shape[-1] // 4 for part in words.references)
         return [_spread(found, len(self._model.transformer.transformer_blocks), False, beside)]
 
+    def _z_image(
+        self, layer: ControlLayer, inputs: torch.Tensor, shown: torch.Tensor, timestep: torch.Tensor, words: Condition
+    ) -> list[Stack]:
+        net, transformer = layer.model.module, self._model.transformer
+        return [control_z_image.residuals(net, transformer, inputs, shown, timestep, words, layer.weight)]
+
     def _rolled(self, image: Pixels) -> Pixels:
         down, across = (cells * self._model.factor for cells in self.shift)
         return np.ascontiguousarray(np.roll(image, (down, across), (0, 1)))
@@ -177,20 +191,20 @@ class FlowControls(Feature):
         return image[tile.y * f : (tile.y + tile.height) * f, tile.x * f : (tile.x + tile.width) * f]
 
 
-def _spread(found: Sequence[torch.Tensor] | None, blocks: int, repeats: bool, beside: int) -> list[torch.Tensor]:
-    """A net's few residuals for all blocks of the transformer, with zeros for `beside` more tokens; [] for none."""
+def _spread(found: Sequence[torch.Tensor] | None, blocks: int, repeats: bool, beside: int) -> Stack:
+    """A net's few residuals for all blocks of the transformer, with zeros for `beside` more tokens; {} for none."""
     if not found:
-        return []
+        return {}
     if beside:
         found = [torch.nn.functional.pad(part, (0, 0, 0, beside)) for part in found]
     if repeats:
-        return [found[index % len(found)] for index in range(blocks)]
+        return {index: found[index % len(found)] for index in range(blocks)}
     every = math.ceil(blocks / len(found))
-    return [found[index // every] for index in range(blocks)]
+    return {index: found[index // every] for index in range(blocks)}
 
 
-def _sum(one: list[torch.Tensor], other: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [a + b for a, b in zip(one, other)] if one and other else one or other
+def _sum(one: Stack, other: Stack) -> Stack:
+    return one | other | {index: one[index] + other[index] for index in one.keys() & other.keys()}
 
 
 def _is_first_sd3(net: Any) -> bool:
@@ -202,7 +216,9 @@ def _check(layer: ControlLayer, model: LoadedModel) -> None:
     kind, net = layer.model.kind, layer.model.module
     ours, theirs = model.denoiser.config, net.config
     fits = model.family in FLOW_NETS.get(kind, ())
-    if fits:
+    if fits and kind == "z_image_net":
+        fits = control_z_image.fits(net, model.denoiser)
+    elif fits:
         width = ours.num_attention_heads * ours.attention_head_dim
         fits = width == theirs.num_attention_heads * theirs.attention_head_dim
         fits = fits and theirs.joint_attention_dim in (None, ours.joint_attention_dim)
