@@ -70,7 +70,8 @@ def load_control(
     progress: Progress | None = None,
     cancelled: IsCancelled | None = None,
 ) -> ControlModel:
-    """Load the control model at `path`. Raises WireError(model_missing, model_corrupt, model_unsupported), Cancelled.
+    """Load the control model at `path`: a folder, the file in one, or a file alone. Raises
+    WireError(model_missing, model_corrupt, model_unsupported), Cancelled.
 
     `dtype` defaults to float32 on the CPU and float16 elsewhere.
     """
@@ -82,6 +83,8 @@ def load_control(
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" else torch.float16
     weights = _weights(path) if path.is_dir() else path
+    if _is_described(path):
+        path = path.parent
     with TensorFiles([weights]) as files:
         shapes = {name: shape for name, shape in files.shapes().items() if not name.endswith("position_ids")}
         if path.is_dir():
@@ -102,6 +105,17 @@ def load_control(
         loader = Loader(files, path.name, dtype, place, progress, cancelled)
         loader.fill(module, "control", {name: Source(stored) for name, stored in names.items()})
     return ControlModel(path.stem if path.is_file() else path.name, kind, module)
+
+
+def _is_described(file: Path) -> bool:
+    """Whether a file lies in a diffusers folder, whose configuration says more than shapes can. Classes that only their
+    authors know are no help: there the shapes have to do."""
+    if file.stem.partition(".")[0] != "diffusion_pytorch_model":
+        return False
+    try:
+        return json.loads((file.parent / "config.json").read_text("utf-8"))["_class_name"] in _CLASSES
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _weights(folder: Path) -> Path:

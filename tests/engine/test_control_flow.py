@@ -250,6 +250,18 @@ def test_a_single_file_is_the_folder(
     assert (entry.kind, entry.family, entry.problem) == ("controlnet", NETS[name].family, "")
 
 
+def test_a_file_in_its_folder_is_described_by_the_folder(net_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """As the library lists it. A class that only its authors know does not stop the file from being read."""
+    folder = tmp_path / "canny"
+    shutil.copytree(net_folder("z-image-2.1"), folder)
+    path, config = folder / "diffusion_pytorch_model.safetensors", folder / "config.json"
+    described = load_control(path)
+    assert described.name == "canny" and described.module.config.control_layers_places == [0, 1]
+    for said in (config.read_text().replace("ZImageControlNetModel", "Another"), "{", '{"_class_name": []}'):
+        config.write_text(said)
+        assert load_control(path).module.config.control_layers_places == [0, 15]
+
+
 def test_files_of_z_image_nets(pair_of: Nets, net_folder: Callable[[str], Path], tmp_path: Path) -> None:
     """A refiner of zeros (version 2.0) must not run; how far apart the layers are, their number says."""
     folder = "diffusion_pytorch_model.safetensors"
