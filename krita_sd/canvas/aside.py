@@ -93,12 +93,12 @@ class Aside(QtCore.QObject):
             for action in wanted:
                 self._watch(action)
             names = {action.objectName() for action in wanted}
-            for bar in main.findChildren(QtWidgets.QMenuBar):
+            for bar in _bars(main, QtWidgets.QMenuBar):
                 for entry in bar.actions():
                     menu = entry.menu()
                     if menu is not None and self._holds(menu, names) and self._add(menu):
                         menu.aboutToShow.connect(self._call)
-            for bar in main.findChildren(QtWidgets.QToolBar):
+            for bar in _bars(main, QtWidgets.QToolBar):
                 for action in bar.actions():
                     if action.objectName() in names:
                         self._watch(bar.widgetForAction(action))
@@ -147,3 +147,8 @@ def aside() -> Aside:
     if _aside is None:
         _aside = Aside()
     return _aside
+
+
+def _bars(main: Any, kind: Any) -> list[Any]:
+    """A window's own bars: a search of all that is in it holds the GUI thread for a tenth of a second."""
+    return list(main.findChildren(kind, options=QtCore.Qt.FindChildOption.FindDirectChildrenOnly))
