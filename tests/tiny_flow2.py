@@ -57,7 +57,9 @@ def flux2(dev: bool = False, distilled: bool = False) -> dict[str, Any]:
             "model_type": "pixtral", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
             "num_attention_heads": 1, "image_size": 28, "patch_size": 14,
         }  # fmt: skip
-        text = {"model_type": "mistral", **sizes, "num_hidden_layers": 30}
+        rope = {"rope_type": "default", "rope_theta": 1_000_000_000.0}
+        depth = {"num_hidden_layers": 31, "rms_norm_eps": 1e-5, "sliding_window": None, "rope_parameters": rope}
+        text = {"model_type": "mistral", **sizes, **depth}  # one layer more than are read, as the published one has
         config = Mistral3Config(text_config=text, vision_config=vision)
         return {"class": "Flux2Pipeline", **parts, "text_encoder": Mistral3ForConditionalGeneration(config)}
     from transformers import Qwen3Config, Qwen3ForCausalLM

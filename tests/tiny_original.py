@@ -19,7 +19,7 @@ Tensors = dict[str, torch.Tensor]
 
 ENCODERS = {
     "flux1": {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"},
-    "flux2": {"text_encoder": "qwen3_4b"},
+    "flux2": {"text_encoder": "qwen3_4b"},  # dev's Mistral lies there, too: the loader goes by what a file holds
     "chroma": {"text_encoder": "t5xxl"},
     "sd3": {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"},
     "z-image": {"text_encoder": "qwen3_4b"},

@@ -74,9 +74,8 @@ CAPABILITIES: dict[str, Capabilities] = {
     "flux2": Capabilities(
         "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, references="model", control=(),
         note="Dev reads guidance as a number and knows no negative prompt; Klein, where it is distilled, knows "
-        "neither. Sees the canvas when it repaints a part of it. Dev only as a diffusers folder: its tokenizer is in "
-        "no file. Single files of Klein start with four steps and no guidance, as nothing tells the base from the "
-        "distilled one. " + _FILES,
+        "neither. Sees the canvas when it repaints a part of it. Single files of Klein start with four steps and no "
+        "guidance, as nothing tells the base from the distilled one. " + _FILES,
     ),
     "chroma": Capabilities(
         "calls", weights=False, clip_skip=False, samplers=FLOW_SAMPLERS, control=(), note=_FILES,

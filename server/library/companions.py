@@ -16,6 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 VAE_PREFIXES = ("vae.", "first_stage_model.")
 _ENCODER_HOME = re.compile(r"(text_encoders\.([^.]+)\.(?:transformer\.)?)")
+MISTRAL_WORDS = 131072  # in the table of Mistral Small 3; Llama and others of its build have other numbers
 _CLIP_G = 1024  # CLIP-L's width is 768, OpenCLIP-G's is 1280
 
 SAYS = {
@@ -23,7 +24,7 @@ SAYS = {
     "clip_g": "the text encoder CLIP-G (clip_g.safetensors)",
     "t5": "the text encoder T5 XXL (t5xxl_fp16.safetensors or one in fp8)",
     "qwen3": "the text encoder Qwen3 (qwen_3_4b.safetensors; Flux 2 Klein 9B: qwen_3_8b.safetensors)",
-    "mistral": "its text encoder Mistral with a tokenizer (Flux 2 dev has them in its diffusers folder: use that)",
+    "mistral": "the text encoder Mistral Small 3 (mistral_3_small_flux2_bf16.safetensors or one in fp8)",
     "qwen2.5-vl": "the text encoder Qwen2.5-VL (qwen_2.5_vl_7b.safetensors or one in fp8)",
     "vae:flux1": "Flux's autoencoder (ae.safetensors)",
     "vae:flux2": "Flux 2's autoencoder (flux2-vae.safetensors)",
@@ -36,12 +37,12 @@ SAYS = {
 ROLES = {
     "sd3": ("clip_l", "clip_g", "t5", "vae:sd3"),
     "flux1": ("clip_l", "t5", "vae:flux1"),
-    "flux2": ("qwen3", "vae:flux2"),
+    "flux2": ("qwen3", "mistral", "vae:flux2"),
     "chroma": ("t5", "vae:flux1"),
     "z-image": ("qwen3", "vae:flux1"),
     "qwen-image": ("qwen2.5-vl", "vae:qwen-image"),
 }
-"""The roles that `needs` asks for, by family (Flux 2: Klein)."""
+"""The roles that `needs` asks for, by family (Flux 2: Klein reads with Qwen3, dev with Mistral)."""
 
 TWINS = {"flux1-kontext": "flux1", "qwen-image-edit": "qwen-image"}
 """Families that no tensor tells from the one that they were trained from."""
@@ -163,7 +164,7 @@ def encoder_role(shapes: Shapes, home: str = "") -> tuple[str, int]:
         # UMT5 of the film models is of the same build, but every block has its own table of distances.
         other = block.format(1) + "relative_attention_bias.weight" in shapes
         return ("", 0) if other else ("t5", query[1])
-    for root in ("model.", "model.language_model."):
+    for root in ("model.", "model.language_model.", "language_model.model."):
         layer = f"{home}{root}layers.0."
         words = shapes.get(f"{home}{root}embed_tokens.weight")
         if words is None or len(words) != 2 or f"{layer}pre_feedforward_layernorm.weight" in shapes:  # Gemma's
@@ -172,4 +173,6 @@ def encoder_role(shapes: Shapes, home: str = "") -> tuple[str, int]:
             return "qwen3", words[1]
         if f"{layer}self_attn.q_proj.bias" in shapes:
             return "qwen2.5-vl", words[1]
+        if f"{layer}self_attn.q_proj.weight" in shapes and words[0] == MISTRAL_WORDS:
+            return "mistral", words[1]
     return "", 0

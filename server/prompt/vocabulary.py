@@ -8,6 +8,7 @@ from pathlib import Path
 
 MERGES = Path(__file__).resolve().parents[1] / "diffusion" / "configs" / "clip_merges.txt.gz"
 MAX_TOKENS = 77
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # of Latin-1
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -17,9 +18,12 @@ def byte_symbols() -> list[str]:
     Printable Latin-1 bytes stand for themselves and come first; the others follow, moved to U+0100 and up (byte-level
     BPE as in GPT-2).
     """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return [chr(byte) for byte in printable] + [chr(0x100 + i) for i in range(len(others))]
+    return [chr(byte) for byte in _PRINTABLE] + [chr(0x100 + i) for i in range(256 - len(_PRINTABLE))]
+
+
+def byte_order() -> list[int]:
+    """The bytes that `byte_symbols` stand for, in its order."""
+    return [*_PRINTABLE, *(byte for byte in range(256) if byte not in set(_PRINTABLE))]
 
 
 def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:

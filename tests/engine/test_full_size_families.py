@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import diffusers
@@ -170,6 +171,30 @@ TEXT: dict[str, tuple[str, dict[str, Any], str, int]] = {
     ),
 }  # fmt: skip
 """Class, published sizes, what their files put before transformers' own names, and parameters."""
+
+
+@pytest.mark.parametrize("depth", [40, 30])
+def test_mistral(depth: int) -> None:
+    """Mistral Small 3, whole and as the file made for Flux 2 dev: the layers that are read, with published settings."""
+    settings = {
+        "hidden_size": 5120, "intermediate_size": 32768, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "head_dim": 128, "vocab_size": 131072, "rms_norm_eps": 1e-5, "sliding_window": None,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e9},
+    }  # fmt: skip
+    with torch.device("meta"):
+        module = hf.MistralModel(hf.MistralConfig(**settings, num_hidden_layers=depth))
+    file = {f"model.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = encoder_role(file)
+    assert found == ("mistral", 5120)
+    again, sources = encoders.build(file, Inside("", *found))
+    assert {key: getattr(again.config, key) for key in settings} == settings
+    assert again.config.num_hidden_layers == 30
+    assert {name: file[source.name] for name, source in sources.items()} == {
+        name: tuple(tensor.shape)
+        for name, tensor in module.state_dict().items()
+        if name.split(".")[1] not in {str(number) for number in range(30, 40)} and name != "norm.weight"
+    }
+    assert depth < 40 or sum(math.prod(shape) for shape in file.values()) == 22_901_314_560
 
 
 @pytest.mark.parametrize("role", TEXT)

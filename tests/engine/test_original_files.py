@@ -20,14 +20,14 @@ from server.diffusion import Task, generate, load_model
 from server.diffusion.families import kontext, qwen_edit
 from server.diffusion.original import load
 from server.front.resolve import Resolver
-from server.library import Library
+from server.library import Library, companions
 from server.library.companions import build_of, missing
 from server.library.family import detect
 from server.library.header import read_header
 from server.library.memory import weights_of
 from server.worker.models import ModelCache
 from tests.engine.conftest import hard_mask, picture
-from tests.tiny_flow import MAKERS, make_flow_model, words_tokenizer
+from tests.tiny_flow import MAKERS, WORDS, make_flow_model, words_tokenizer
 from tests.tiny_flow2 import FAMILIES as LOOKING
 from tests.tiny_flow2 import SEEN
 from tests.tiny_original import make_files, make_single
@@ -37,6 +37,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "flux1-schnell": ("flux1", {"few_steps": True}),
     "flux1-fill": ("flux1", {"inpaint": True}),
     "flux2-klein": ("flux2", {}),
+    "flux2-dev": ("flux2", {"dev": True}),
     "sd3": ("sd3", {}),
     "sd3.5-without-t5": ("sd3", {"with_t5": False, "second": True}),
     "chroma": ("chroma", {}),
@@ -75,9 +76,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
 
 @pytest.fixture(autouse=True)
 def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny encoders know nine words, not the 32,000 and 150,000 of the shipped tokenizers (tests of their own)."""
+    """The tiny encoders know nine words, not the 32,000 to 150,000 of the shipped tokenizers (tests of their own)."""
     monkeypatch.setattr(load, "t5_tokenizer", words_tokenizer)
     monkeypatch.setattr(load, "qwen_tokenizer", words_tokenizer)
+    monkeypatch.setattr(load, "mistral_tokenizer", words_tokenizer)
+    monkeypatch.setattr(companions, "MISTRAL_WORDS", len(WORDS))
 
 
 def task_of(kind: str) -> Task:
@@ -112,10 +115,15 @@ def test_transformer_alone_with_files_beside_it(kind: str, made: Callable[[str],
     for name, part in wanted.items():
         if "ForCausalLM" in type(part).__name__:
             part = part.model  # Flux 2 reads inner layers; what comes after the last one stays in the file
+        if cut := "Mistral3" in type(part).__name__:
+            part = part.model.language_model
         before, after = part.state_dict(), found[name].state_dict()
+        if cut:
+            before = {key: tensor for key, tensor in before.items() if not key.startswith(("layers.30.", "norm."))}
         before.pop("bn.num_batches_tracked", None), after.pop("bn.num_batches_tracked", None)
         assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before), name
-        assert differences(configuration(part), configuration(found[name])) <= UNUSED_SETTINGS, name
+        unused = UNUSED_SETTINGS | ({"num_hidden_layers"} if cut else set())
+        assert differences(configuration(part), configuration(found[name])) <= unused, name
     assert settings(single.schedule_config) == settings(whole.model.schedule_config)
 
 
@@ -149,7 +157,7 @@ def test_one_step_of_qwen_image_is_a_picture(made: Callable[[str], Made]) -> Non
     assert generate(model, replace(TASK, total_steps=1)).image.std() > 0
 
 
-@pytest.mark.parametrize("kind", ["flux1-dev", "flux2-klein", "z-image", "qwen-image"])
+@pytest.mark.parametrize("kind", ["flux1-dev", "flux2-klein", "flux2-dev", "z-image", "qwen-image"])
 def test_the_library_finds_the_parts(kind: str, made: Callable[[str], Made], tmp_path: Path) -> None:
     """From the listing to the worker's cache: the files beside a transformer, again when one of them is replaced."""
     whole = made(kind)
@@ -170,6 +178,23 @@ def test_the_library_finds_the_parts(kind: str, made: Callable[[str], Made], tmp
     assert weights.encoders > 0 < weights.autoencoder
     os.utime(entry.parts["vae"], ns=(1, 1))
     assert not cache.peek(entry.path)
+
+
+def test_mistral_cut_where_flux2_ends_reading(made: Callable[[str], Made], tmp_path: Path) -> None:
+    """The file that people have for Flux 2 dev: thirty of the layers, its tokenizer among the weights; no fewer."""
+    whole = made("flux2-dev")
+    path = tmp_path / "transformer.safetensors"
+    parts = make_files(path, whole.folder, whole.model, "flux2")
+    tensors = load_file(parts["text_encoder"])
+    for last in (30, 29):
+        tensors = {name: tensor for name, tensor in tensors.items() if f".layers.{last}." not in name}
+        save_file({**tensors, "tekken_model": torch.zeros(9, dtype=torch.uint8)}, parts["text_encoder"])
+        if last == 30:
+            single = load_model(path, "flux2", parts=parts)
+            assert np.array_equal(generate(single, TASK).image, generate(whole.model, TASK).image)
+    with pytest.raises(WireError) as caught:
+        load_model(path, "flux2", parts=parts)
+    assert caught.value.code is Code.MODEL_CORRUPT and "qwen3_4b.safetensors" in caught.value.message
 
 
 def test_what_is_nowhere_or_something_else_is_one_sentence(made: Callable[[str], Made], tmp_path: Path) -> None:

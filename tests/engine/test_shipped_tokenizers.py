@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tokenizers of T5 and Qwen that single files are read with: numbers noted from the published ones."""
+"""The tokenizers of T5, Qwen and Mistral that single files are read with: numbers noted from the published ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.diffusion.original.tokenizers import qwen_tokenizer, t5_tokenizer
+from server.diffusion.original.tokenizers import mistral_tokenizer, qwen_tokenizer, t5_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,32 @@ def test_qwen(qwen: Any) -> None:
     assert padded.input_ids == [[64, 2518, 15328, 151643, 151643]]
 
 
+def test_mistral() -> None:
+    """Numbers of tiktoken with the vocabulary of mistral-common, and of its chats."""
+    mistral = mistral_tokenizer()
+    assert len(mistral) == 131072
+    for text, wanted in MISTRAL.items():
+        assert mistral(text, add_special_tokens=False).input_ids == wanted, text
+    said = [[{"role": role, "content": [{"type": "text", "text": text}]} for role, text in CHAT]]
+    padded = mistral.apply_chat_template(
+        said, tokenize=True, return_dict=True, return_tensors="pt", padding="max_length", truncation=True, max_length=13
+    )
+    assert padded["input_ids"].tolist() == [[11, 11, 1, 17, 5934, 13426, 1046, 18, 3, 1097, 4804, 25532, 4]]
+    assert padded["attention_mask"].tolist() == [[0, 0] + [1] * 11]
+    cut = mistral.apply_chat_template(
+        said, tokenize=True, return_dict=True, padding="max_length", truncation=True, max_length=9
+    )
+    assert cut["input_ids"] == [[1, 17, 5934, 13426, 1046, 18, 3, 1097, 4804]]
+
+
+CHAT = [("system", "Be brief."), ("user", "a red boat")]
+MISTRAL: dict[str, list[int]] = {
+    "a red boat, naïve 漢字 🙂": [1097, 4804, 25532, 1044, 98355, 93537, 1162, 18724, 119685, 1153, 1130],
+    "don't 12345  x\n\n": [21797, 2405, 1032, 1049, 1050, 1051, 1052, 1053, 1032, 2460, 1267],
+    "CamelCase eBay (km/s)": [38487, 1299, 11139, 1324, 58677, 1319, 12055, 3826, 1041],
+    "हिन्दी": [3086, 9658, 25793, 2063],  # by the finer rule of Mistral's package: 3086, 75790, 2063
+    "": [],
+}
 T5: dict[str, list[int]] = {
     "a red boat": [3, 9, 1131, 3432, 1],
     "  two   spaces, naïve ﬁne ": [192, 4856, 6, 3, 29, 9, 2, 162, 1399, 1],

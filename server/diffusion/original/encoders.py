@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import transformers
 
 from server.diffusion.weights import Source, empty_module
@@ -14,8 +15,9 @@ from server.library.companions import Inside
 Shapes = Mapping[str, tuple[int, ...]]
 Sources = dict[str, Source]
 
-_QWEN_ROOTS = ("model.", "model.language_model.")  # the second since transformers 4.52
-_QWEN_HEAD = 128  # width of a head of Qwen2.5-VL; Qwen3 shows its own
+_ROOTS = ("model.", "model.language_model.", "language_model.model.")  # the second since transformers 4.52
+_HEAD = 128  # width of a head of Qwen2.5-VL and Mistral Small; Qwen3 shows its own
+_MISTRAL_READ = 30  # layers: Flux 2 dev reads no later one, and the files made for it end there
 
 
 def build(shapes: Shapes, found: Inside, projected: bool = True) -> tuple[Any, Sources]:
@@ -91,10 +93,10 @@ def _t5(shapes: Shapes, home: str) -> tuple[Any, Sources]:
 
 
 def _language_model(shapes: Shapes, home: str) -> tuple[str, dict[str, Any]]:
-    """(where its tensors are, what its configuration says of sizes) of a Qwen."""
-    root = next(home + root for root in _QWEN_ROOTS if f"{home}{root}embed_tokens.weight" in shapes)
+    """(where its tensors are, what its configuration says of sizes) of a Qwen or a Mistral."""
+    root = next(home + root for root in _ROOTS if f"{home}{root}embed_tokens.weight" in shapes)
     first = f"{root}layers.0.self_attn."
-    head = shapes.get(f"{first}q_norm.weight", (_QWEN_HEAD,))[0]
+    head = shapes.get(f"{first}q_norm.weight", (min(_HEAD, shapes[f"{first}k_proj.weight"][0]),))[0]
     vocabulary, width = shapes[f"{root}embed_tokens.weight"]
     return root, {
         "vocab_size": vocabulary,
@@ -116,6 +118,22 @@ def _qwen3(shapes: Shapes, home: str) -> tuple[Any, Sources]:
         rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
     )
     module = empty_module(lambda: transformers.Qwen3Model(config))
+    return module, {name: Source(root + name) for name in module.state_dict()}
+
+
+def _mistral(shapes: Shapes, home: str) -> tuple[Any, Sources]:
+    root, sizes = _language_model(shapes, home)
+    if sizes["num_hidden_layers"] < _MISTRAL_READ:
+        raise KeyError(f"{root}layers.{_MISTRAL_READ - 1}")
+    config = transformers.MistralConfig(
+        **{**sizes, "num_hidden_layers": _MISTRAL_READ, "rms_norm_eps": 1e-5},
+        head_dim=min(_HEAD, shapes[f"{root}layers.0.self_attn.k_proj.weight"][0]),
+        max_position_embeddings=131072,
+        sliding_window=None,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000_000.0},
+    )
+    module = empty_module(lambda: transformers.MistralModel(config))
+    module.norm = torch.nn.Identity()  # behind the last of all layers, of which most are left out here
     return module, {name: Source(root + name) for name in module.state_dict()}
 
 
@@ -166,4 +184,5 @@ _BUILDERS: dict[str, Callable[[Shapes, str], tuple[Any, Sources]]] = {
     "t5": _t5,
     "qwen3": _qwen3,
     "qwen2.5-vl": _qwen_vl,
+    "mistral": _mistral,
 }

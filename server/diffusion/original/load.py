@@ -14,7 +14,7 @@ from krita_sd.geometry import LARGE_NATIVE, NATIVE
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion.model import LoadedModel
 from server.diffusion.original import autoencoders, encoders, transformers
-from server.diffusion.original.tokenizers import qwen_tokenizer, t5_tokenizer
+from server.diffusion.original.tokenizers import mistral_tokenizer, qwen_tokenizer, t5_tokenizer
 from server.diffusion.tokenizer import published_image_reader, shipped_tokenizer
 from server.diffusion.weights import PARTS, LoadJob, Source, TensorFiles, empty_module, incomplete, maker, unsupported
 from server.library.capabilities import defaults_of
@@ -162,7 +162,7 @@ class _Original:
                 # In SD3 as in SDXL, the second encoder was trained with "!" behind its texts.
                 out[place] = shipped_tokenizer("!") if need.role == "clip_g" else shipped_tokenizer()
             else:
-                out[place] = t5_tokenizer() if need.role == "t5" else qwen_tokenizer()
+                out[place] = {"t5": t5_tokenizer, "mistral": mistral_tokenizer}.get(need.role, qwen_tokenizer)()
         return out
 
     def _schedule(self, config: Mapping[str, Any]) -> dict[str, Any]:

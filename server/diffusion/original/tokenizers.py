@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tokenizers of T5 and of Qwen's language models, rebuilt from the shipped tables: single files hold none."""
+"""The tokenizers of T5 and of Qwen's and Mistral's language models, rebuilt from the shipped tables."""
 
 from __future__ import annotations
 
@@ -11,12 +11,28 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from server.diffusion.tokenizer import CONFIGS
-from server.prompt.vocabulary import byte_symbols
+from server.prompt.vocabulary import byte_order, byte_symbols
 
 _EXTRA = 100  # T5's <extra_id_99> to <extra_id_0>, behind its pieces
 _QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# The rule of the tokenizer in the folders of Mistral Small 3.1 and of Flux 2 dev. Mistral's own package has a finer
+# one, which differs for few texts: marks of Indian scripts, slashes before the end of a line.
+_MISTRAL_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_MISTRAL_SPECIAL = 1000  # numbers before the words; those without a name are fillers
+_MISTRAL_NAMES = (
+    "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS] [TOOL_CALLS]"
+    " [IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]"
+).split()
+_TOLD = (
+    "{{ '<s>' }}{% for message in messages %}"
+    "{% set marks = ('[SYSTEM_PROMPT]', '[/SYSTEM_PROMPT]') if message.role == 'system' else ('[INST]', '[/INST]') %}"
+    "{{ marks[0] }}{% for part in message.content %}{{ part.text }}{% endfor %}{{ marks[1] }}{% endfor %}"
 )
 # What Qwen's template makes of one message of a user; Z-Image's prompts are nothing else.
 _CHAT = (
@@ -45,6 +61,22 @@ def qwen_tokenizer() -> Any:
         eos_token="<|im_end|>",
     )
     made.chat_template = _CHAT
+    return made
+
+
+def mistral_tokenizer(length: int = 131072) -> Any:
+    """The tokenizer of Mistral Small 3 with the template of its chats (system and user, contents as lists of texts);
+    shorter texts are filled on the left."""
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tekken(_MISTRAL_WORDS),
+        model_max_length=length,
+        padding_side="left",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+    )
+    made.chat_template = _TOLD
     return made
 
 
@@ -83,3 +115,38 @@ def _qwen() -> Tokenizer:
         token = AddedToken(word, normalized=False, special=special)
         (made.add_special_tokens if special else made.add_tokens)([token])
     return made
+
+
+def tekken(rule: str) -> Tokenizer:
+    """Mistral's byte-pair encoding of 131,072 words; `rule` is the expression whose matches are encoded one by one."""
+    symbols = dict(zip(byte_order(), byte_symbols()))
+    words = _mistral_words()
+    ranks = {word: rank for rank, word in enumerate(words)}
+    written = ["".join(symbols[byte] for byte in word) for word in words]
+    merges: list[tuple[str, str]] = []
+    for word in words[256:]:
+        # Two neighbours become one wherever both together are a word, so every way to halve it is a merge.
+        halves = ((word[:at], word[at:]) for at in range(1, len(word)))
+        known = sorted((ranks[left], ranks[right]) for left, right in halves if left in ranks and right in ranks)
+        merges += [(written[left], written[right]) for left, right in known]
+    special = [*_MISTRAL_NAMES, *(f"<SPECIAL_{number}>" for number in range(len(_MISTRAL_NAMES), _MISTRAL_SPECIAL))]
+    numbers = {word: number for number, word in enumerate([*special, *written])}
+    made = Tokenizer(models.BPE(numbers, merges, ignore_merges=True))
+    made.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(rule), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(word, normalized=False) for word in special])
+    return made
+
+
+def _mistral_words() -> list[bytes]:
+    """All 130,072 words in order of rank: the single bytes, then those of the table, each behind its length."""
+    table = gzip.decompress((CONFIGS / "mistral_words.bin.gz").read_bytes())
+    words, at = [bytes([byte]) for byte in range(256)], 0
+    while at < len(table):
+        end = at + 1 + table[at]
+        words.append(table[at + 1 : end])
+        at = end
+    return words
