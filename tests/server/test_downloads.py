@@ -62,6 +62,7 @@ async def test_a_download_from_the_list_to_the_model(tmp_path: Path, hub: FakeHu
             do(painter, "start")
             await painter.until(lambda: any(item["done"] == size // 2 for item in seen(painter)), "half of it")
             do(painter, "stop")
+            await until(painter, "stopping")
             hub.gate.set()
             stopped = await until(painter, "partial")
             assert 0 < stopped["done"] < size and stopped["problem"] == ""
