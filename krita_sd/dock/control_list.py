@@ -17,7 +17,7 @@ from krita_sd.wire.limits import MAX_CONTROL_WEIGHT
 
 class ControlList(QtWidgets.QWidget):
     """`controlling` offers items, left_out, types, makeable, mark_active, make, leave_out_active, change_layer, unmark,
-    show_layer."""
+    show_layer. `add` is placed by the owner."""
 
     def __init__(self, controlling: Any) -> None:
         super().__init__()
@@ -27,7 +27,6 @@ class ControlList(QtWidgets.QWidget):
         self._column = QtWidgets.QVBoxLayout(self)
         self._column.setContentsMargins(0, 0, 0, 0)
         self._column.setSpacing(2)
-        line = QtWidgets.QHBoxLayout()
         tip = tr("Layers that steer the picture: lines, depth, a pose ... made from the canvas or painted by hand")
         self.add = buttons.tool("control_add", tr("Control layer"), tip, "addlayer")
         self.add.setAccessibleName(tr("Add a control layer"))
@@ -38,9 +37,7 @@ class ControlList(QtWidgets.QWidget):
         menu.aboutToShow.connect(self._fill_menu)
         self.add.setMenu(menu)
         self.left_out = Sentence("krita_sd_left_out", tr("Layers that are left out of the input"))
-        line.addWidget(self.add)
-        line.addWidget(self.left_out, 1)
-        self._column.addLayout(line)
+        self._column.addWidget(self.left_out)
 
     def show_view(self, view: View, settings: Settings) -> None:
         """Draw; a number that is being typed is left alone."""
@@ -56,6 +53,8 @@ class ControlList(QtWidgets.QWidget):
             row.hide()
         names = self._controlling.left_out
         self.left_out.say(tr("Left out: ") + ", ".join(names) if names else "")
+        self.left_out.setVisible(bool(names))
+        self.setVisible(bool(items or names))
 
     def open_menu(self) -> None:
         """Open the menu below its button."""

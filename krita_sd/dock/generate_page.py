@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Generate workspace: how much may change, the button, progress, results."""
+"""The Generate workspace: how much may change; in its foot the button, progress, results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _LABELS = ("Generate", "Refine", "Refine selection", "Fill", "Expand")
 
 
 class GeneratePage(QtWidgets.QWidget):
-    """`actions` offers: generate, cancel, keep, change, change_params, and what the results need."""
+    """`actions` offers: generate, cancel, keep, change, change_params, clear_input, input_result, and what the results
+    need. `foot` is shown below it and does not scroll with it."""
 
     def __init__(self, actions: Any) -> None:
         super().__init__()
@@ -42,11 +43,35 @@ class GeneratePage(QtWidgets.QWidget):
         column.addWidget(self.memory)
         self.options = Options(actions.change, actions.change_params)
         column.addWidget(self.options, 3)
+        column.addStretch(0)
+        self.foot = self._foot()
+
+    def _foot(self) -> Any:
+        foot = QtWidgets.QWidget()
+        foot.setObjectName("krita_sd_generate_foot_area")
+        column = QtWidgets.QVBoxLayout(foot)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        column.addWidget(self._input_row())
         column.addLayout(self._button_row())
         column.addLayout(self._progress_row())
-        self.results = ResultsSection(actions)
+        self.results = ResultsSection(self._actions)
         column.addWidget(self.results)
-        column.addStretch(0)
+        return foot
+
+    def _input_row(self) -> Any:
+        """Says that the next picture starts from a result; hidden otherwise."""
+        self.input_area = QtWidgets.QWidget()
+        self.input_area.setObjectName("krita_sd_input_area")
+        row = QtWidgets.QHBoxLayout(self.input_area)
+        row.setContentsMargins(0, 0, 0, 0)
+        label = Sentence("krita_sd_input", tr("Where the next picture starts"), lines=3)
+        label.say(tr("The next picture starts from a result, not from the canvas."))
+        clear = buttons.tool("clear_input", "✕", tr("Start from the canvas again"))
+        clear.clicked.connect(lambda _checked=False: self._actions.clear_input())
+        row.addWidget(label, 1)
+        row.addWidget(clear)
+        return self.input_area
 
     def _strength_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
@@ -123,6 +148,7 @@ class GeneratePage(QtWidgets.QWidget):
         self.options.setVisible(settings.options_open)
         self.options.render_settings(settings, view)
         self._render_job(view)
+        self.input_area.setVisible(self._actions.input_result() is not None)
         self.results.show_view(view, settings)
 
     def _render_job(self, view: View) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Live workspace: on and off, how far the picture may go, where it shows, keeping it."""
+"""The Live workspace: how far the picture may go, where it shows; in its foot on and off, keeping it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,6 @@ class LivePanel(QtWidgets.QWidget):
         column = QtWidgets.QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
-        column.addLayout(self._first_row(actions))
-        self.status = Sentence("krita_sd_live_status", tr("Live status"), lines=3)
-        column.addWidget(self.status)
         self._form = QtWidgets.QFormLayout()
         self._form.setVerticalSpacing(3)
         column.addLayout(self._form)
@@ -45,21 +42,32 @@ class LivePanel(QtWidgets.QWidget):
         self._build_sampling()
         self._build_place()
         self._build_switches()
-        column.addLayout(self._keeping_row(actions))
-        self.recorded = Sentence("krita_sd_live_recorded", tr("Recording"), lines=3)
-        column.addWidget(self.recorded)
         column.addStretch(1)
+        self.foot = self._foot(actions)
 
-    def _first_row(self, actions: Any) -> Any:
-        row = QtWidgets.QHBoxLayout()
+    def _foot(self, actions: Any) -> Any:
+        """Its sentences come and go above the buttons, which do not move then."""
+        foot = QtWidgets.QWidget()
+        foot.setObjectName("krita_sd_live_foot_area")
+        column = QtWidgets.QVBoxLayout(foot)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        self.status = Sentence("krita_sd_live_status", tr("Live status"), lines=3)
+        self.recorded = Sentence("krita_sd_live_recorded", tr("Recording"), lines=3)
+        column.addWidget(self.status)
+        column.addWidget(self.recorded)
+        column.addWidget(self._switch_on(actions))
+        column.addLayout(self._keeping_row(actions))
+        return foot
+
+    def _switch_on(self, actions: Any) -> Any:
         tip = tr("The picture follows the pen until this is pressed again")
         self.toggle = buttons.push("live", tr("Live"), tip, actions.toggle_live)
         self.toggle.setCheckable(True)
         bold = self.toggle.font()
         bold.setBold(True)
         self.toggle.setFont(bold)
-        row.addWidget(self.toggle, 1)
-        return row
+        return self.toggle
 
     def _add(self, name: str, text: str, widget: Any, tip: str, field: Any = None) -> Any:
         """A labelled row; `field` is the widget that the row holds when `widget` is only its main part."""
@@ -199,6 +207,7 @@ class LivePanel(QtWidgets.QWidget):
         self.status.say(live.status)
         self.status.warn(live.is_error)
         self.recorded.say(live.record_text)
+        self.recorded.setVisible(bool(live.record_text))
 
 
 def _set(box: Any, value: int) -> None:

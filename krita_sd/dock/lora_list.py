@@ -16,7 +16,8 @@ from krita_sd.wire.limits import MAX_LORA_WEIGHT
 
 
 class LoraList(QtWidgets.QWidget):
-    """`styling` offers add_lora, weigh_lora and drop_lora. Takes no room while the server has no LoRA."""
+    """`styling` offers add_lora, weigh_lora and drop_lora. `add` is placed by the owner; it is hidden while the server
+    has no LoRA."""
 
     def __init__(self, styling: Any) -> None:
         super().__init__()
@@ -39,7 +40,6 @@ class LoraList(QtWidgets.QWidget):
         completer.setCompletionMode(QtWidgets.QCompleter.CompletionMode.PopupCompletion)
         completer.setFilterMode(Qt.MatchFlag.MatchContains)
         self.add.activated.connect(self._added)
-        self._column.addWidget(self.add)
 
     def show_view(self, view: View, settings: Settings) -> None:
         """Draw; a weight that is being typed is left alone."""
@@ -60,7 +60,7 @@ class LoraList(QtWidgets.QWidget):
             self._rows[number].show_item(item)
         for row in self._rows[len(view.loras) :]:
             row.hide()
-        self.setVisible(bool(self._choices or view.loras))
+        self.setVisible(bool(view.loras))
         self.add.setVisible(bool(self._choices))
 
     def _added(self, row: int) -> None:

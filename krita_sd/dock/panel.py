@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The content of the docker: a row that chooses what it shows, that, and the status line. Runs without Krita."""
+"""The content of the docker: a row that chooses what it shows, that, and the status line. Runs without Krita.
+
+A workspace scrolls, but for its `foot`: the buttons that start and end something, and what came of it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from krita_sd.dock import buttons, pages
 from krita_sd.dock.prompt_section import PromptSection
 from krita_sd.dock.results_drop import RecipeDrop
 from krita_sd.dock.sentence import Sentence
+from krita_sd.dock.split import Split, scrolled
 from krita_sd.dock.wheel import WheelGuard
 from krita_sd.qt import Qt, QtWidgets, tr
 from krita_sd.settings import Settings
@@ -48,13 +52,19 @@ class Panel(QtWidgets.QWidget):
         self.asking = PromptSection(actions)
         self.workspaces = {entry.name: entry.make(actions) for entry in pages.WORKSPACES}
         column.addWidget(self.asking, 1)
+        foot = QtWidgets.QWidget()
+        foot.setObjectName("krita_sd_foot_area")
+        buttons_below = QtWidgets.QVBoxLayout(foot)
+        buttons_below.setContentsMargins(0, 0, 0, 0)
         for widget in self.workspaces.values():
             column.addWidget(widget, 0)
+            buttons_below.addWidget(widget.foot)
         self._stack = QtWidgets.QStackedWidget()
-        self._stack.addWidget(_scrolled(body))
+        self._split = Split(body, foot)
+        self._stack.addWidget(self._split)
         self.pages = {entry.name: entry.make(actions) for entry in pages.PAGES}
         for widget in self.pages.values():
-            self._stack.addWidget(_scrolled(widget))
+            self._stack.addWidget(scrolled(widget))
             if hasattr(widget, "done"):
                 widget.done.connect(lambda: self.show_page(""))
             if hasattr(widget, "page_wanted"):
@@ -64,7 +74,6 @@ class Panel(QtWidgets.QWidget):
         outer.addLayout(self._header())
         outer.addWidget(self._stack, 1)
         outer.addWidget(self.status)
-        self._body = body
         self._calm_wheel()
         self._narrow()
         self._drop = RecipeDrop(self, actions.restore_file)
@@ -79,7 +88,7 @@ class Panel(QtWidgets.QWidget):
         """Pixels that show everything without scrolling, with the results that the first picture brings."""
         generate = self.workspaces["generate"]
         later = generate.results.sizeHint().height() if not generate.results.isVisible() else 0
-        return int(self._body.sizeHint().height() + later + self.status.sizeHint().height() + 48)
+        return int(self._split.sizeHint().height() + later + self.status.sizeHint().height() + 48)
 
     def _header(self) -> Any:
         """Workspaces on the left, pages on the right; one of all is pressed. A page without a button has a way back."""
@@ -182,7 +191,8 @@ class Panel(QtWidgets.QWidget):
         else:
             self.asking.show_view(view, settings)
             for name, widget in self.workspaces.items():
-                widget.setVisible(name == chosen)
+                for part in (widget, widget.foot):
+                    part.setVisible(name == chosen)
             self.workspaces[chosen].show_view(view, settings)
         self._render_status(view)
 
@@ -191,16 +201,3 @@ class Panel(QtWidgets.QWidget):
         if self.status.property("error") != view.status_is_error:
             self.status.setProperty("error", view.status_is_error)
             self.status.warn(view.status_is_error)
-
-
-def _scrolled(widget: Any) -> Any:
-    """Without it the height of our widgets would make the whole Krita window taller than a small screen."""
-    area = QtWidgets.QScrollArea()
-    area.setWidgetResizable(True)
-    # A click on a button would put the keyboard here, and the list's next Delete would be Krita's.
-    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    area.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    area.setMinimumSize(200, 130)
-    area.setWidget(widget)
-    return area

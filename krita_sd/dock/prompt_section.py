@@ -50,6 +50,11 @@ class PromptSection(QtWidgets.QWidget):
         column.addWidget(self.loras)
         self.controls = ControlList(actions.controlling)
         column.addWidget(self.controls)
+        row = QtWidgets.QHBoxLayout()
+        row.addWidget(self.loras.add, 1)
+        row.addWidget(self.controls.add)
+        row.addStretch(0)  # without LoRAs the button does not move to the right
+        column.addLayout(row)
 
     def _choices(self) -> Any:
         grid = QtWidgets.QGridLayout()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The strip of results with what can be done with the shown one; nothing at all while there are no results."""
+"""The strip of results with what can be done with the shown one; nothing at all before the first job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from krita_sd.dock import buttons
 from krita_sd.dock.results import ResultStrip
-from krita_sd.dock.sentence import Sentence
 from krita_sd.qt import QAction, Qt, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
@@ -25,13 +24,14 @@ _FILTER = "PNG (*.png);;WebP (*.webp);;JPEG (*.jpg)"
 
 class ResultsSection(QtWidgets.QWidget):
     """`actions` offers: apply, apply_in, discard, discard_others, pick, choose_results, star, toggle_shown, cancel,
-    thumbnail, use_as_input, clear_input, vary, same_seed, copy, restore_result, save_result, input_result, change."""
+    thumbnail, use_as_input, vary, same_seed, copy, restore_result, save_result, change."""
 
     def __init__(self, actions: Any) -> None:
         super().__init__()
         self.setObjectName("krita_sd_results_area")
         self._actions = actions
         self._folder = str(Path.home())
+        self._wanted = False
         column = QtWidgets.QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
@@ -46,7 +46,6 @@ class ResultsSection(QtWidgets.QWidget):
         self.strip.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.strip.customContextMenuRequested.connect(self._menu_at)
         column.addWidget(self.strip)
-        column.addWidget(self._input_row())
         row = QtWidgets.QHBoxLayout()
         self.apply = buttons.push("apply", tr("Apply"), "", actions.apply)
         self.ways = buttons.tool("apply_ways", "▾", tr("Other ways to apply"))
@@ -63,21 +62,6 @@ class ResultsSection(QtWidgets.QWidget):
         row.addWidget(self.discard, 1)
         row.addWidget(self.more)
         column.addLayout(row)
-
-    def _input_row(self) -> Any:
-        """Says that the next picture starts from a result; hidden otherwise."""
-        self.input_area = QtWidgets.QWidget()
-        self.input_area.setObjectName("krita_sd_input_area")
-        row = QtWidgets.QHBoxLayout(self.input_area)
-        row.setContentsMargins(0, 0, 0, 0)
-        label = Sentence("krita_sd_input", tr("Where the next picture starts"), lines=3)
-        label.say(tr("The next picture starts from a result, not from the canvas."))
-        row.addWidget(label, 1)
-        row.addWidget(_wired(buttons.tool("clear_input", "✕", tr("Start from the canvas again")), self._clear))
-        return self.input_area
-
-    def _clear(self) -> None:
-        self._actions.clear_input()
 
     def _ways_menu(self) -> Any:
         menu = QtWidgets.QMenu(self)
@@ -137,8 +121,9 @@ class ResultsSection(QtWidgets.QWidget):
             action.setChecked(way == settings.apply_way)
         self.with_metadata.setChecked(settings.save_metadata)
         self._folder = settings.save_folder or str(Path.home())
-        self.input_area.setVisible(self._actions.input_result() is not None)
-        self.setVisible(bool(view.results))
+        # From the first job on: with each that comes and goes the buttons would move under the pen.
+        self._wanted = self._wanted or bool(view.results) or view.can_cancel
+        self.setVisible(self._wanted)
 
 
 def _add(menu: Any, text: str, tip: str, pressed: Any) -> Any:
@@ -148,8 +133,3 @@ def _add(menu: Any, text: str, tip: str, pressed: Any) -> Any:
         action.triggered.connect(lambda _checked=False: pressed())
     menu.addAction(action)
     return action
-
-
-def _wired(button: Any, pressed: Any) -> Any:
-    button.clicked.connect(lambda _checked=False: pressed())
-    return button

@@ -270,10 +270,12 @@ def pages(panel: Any, actions: Recorder, press: Any) -> dict[str, Any]:
         panel._stack.setCurrentIndex(row)
         for workspace in panel.workspaces if not name else ("",):
             for other, widget in panel.workspaces.items():
-                widget.setVisible(other == workspace)
+                for part in (widget, widget.foot):
+                    part.setVisible(other == workspace)
             QtWidgets.QApplication.processEvents()
-            area = panel._stack.currentWidget()
-            out["too wide"][name or workspace] = area.widget().width() - area.viewport().width()
+            shown = panel._stack.currentWidget()
+            areas = getattr(shown, "areas", (shown,))
+            out["too wide"][name or workspace] = max(area.widget().width() - area.viewport().width() for area in areas)
     return out
 
 

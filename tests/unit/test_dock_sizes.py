@@ -126,12 +126,13 @@ def inside(language: str) -> dict[str, Any]:
     def look(name: str) -> None:
         for _ in range(4):
             application.processEvents()
-        area = panel._stack.currentWidget()
+        shown = panel._stack.currentWidget()
+        areas = getattr(shown, "areas", (shown,))
         for widget in panel.findChildren(QtWidgets.QWidget):
             own = widget.objectName()
             if widget.isVisible() and not any(part in own for part in OF_THE_PAINTER):
                 out["seen"] += 1
-                if problem := _cut(widget, area):
+                if problem := _cut(widget, next((area for area in areas if area.isAncestorOf(widget)), None)):
                     out["cut"][f"{name}: {own or type(widget).__name__}"] = problem
 
     for workspace in panel.workspaces:
@@ -141,6 +142,7 @@ def inside(language: str) -> dict[str, Any]:
         panel.show_page(page)
         look(page)
     panel.show_page("")
+    out["low"] = in_low_dockers(panel, application, shown, settings)
     panel.show_view(shown, settings)
     memory = panel.workspaces["generate"].memory
     out["heights"] = []
@@ -158,10 +160,11 @@ def inside(language: str) -> dict[str, Any]:
             return False
 
     count = Count()
-    panel._body.installEventFilter(count)
+    for area in panel._split.areas:
+        area.widget().installEventFilter(count)
     out["restless"] = []
     for width in (1, 400):  # the scroll bar comes and goes, and with it the width of the sentences
-        for height in range(500, 1100, 12):
+        for height in range(400, 1100, 12):
             panel.resize(width, height)
             for _ in range(4):
                 application.processEvents()
@@ -171,6 +174,38 @@ def inside(language: str) -> dict[str, Any]:
                 application.processEvents()
             if count.resized:
                 out["restless"].append([width, height, count.resized])
+    return out
+
+
+def in_low_dockers(panel: Any, application: Any, shown: Any, settings: Any) -> dict[str, Any]:
+    """Which buttons are not whole at ever lower heights, and where those of the foot are in every state."""
+    import dataclasses
+
+    from krita_sd.live.view import LiveView
+
+    generate, live = panel.workspaces["generate"], panel.workspaces["live"]
+    pressed = {
+        "generate": (generate.generate, generate.cancel, generate.keep, generate.results.apply),
+        "live": (live.toggle, live.apply, live.record),
+    }
+    lives = panel._actions.live_view, LiveView(True, "Paused.", False, False, False, "")
+    empty = dataclasses.replace(shown, results=())
+    views = (shown, dataclasses.replace(empty, can_cancel=True), empty)
+    states = {"generate": [(view, lives[0]) for view in views], "live": [(shown, live) for live in lives]}
+    out: dict[str, Any] = {"hidden": [], "places": {}}
+    for workspace, widgets in pressed.items():
+        places = []
+        for view, type(panel._actions).live_view in states[workspace]:
+            for height in (900, 600, 480):
+                panel.resize(1, height)
+                panel.show_view(view, settings.replace(workspace=workspace))
+                for _ in range(4):
+                    application.processEvents()
+                for widget in widgets:
+                    if widget.visibleRegion().boundingRect() != widget.rect():
+                        out["hidden"].append([workspace, height, widget.objectName()])
+            places.append([widget.mapTo(panel, widget.rect().topLeft()).y() for widget in widgets])
+        out["places"][workspace] = places
     return out
 
 
@@ -198,6 +233,12 @@ def seen(request: pytest.FixtureRequest) -> dict[str, Any]:
 def test_no_text_and_no_button_is_cut_in_the_narrowest_docker(seen: dict[str, Any]) -> None:
     assert seen["seen"] > 100
     assert seen["cut"] == {}
+
+
+def test_what_is_pressed_is_in_sight_also_in_a_low_docker_and_does_not_move(seen: dict[str, Any]) -> None:
+    assert seen["low"]["hidden"] == []
+    for places in seen["low"]["places"].values():
+        assert all(place == places[0] for place in places)
 
 
 def test_a_sentence_takes_as_many_lines_as_it_needs(seen: dict[str, Any]) -> None:
