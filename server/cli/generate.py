@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`python -m server generate`: a picture without Krita, over the same websocket as everybody else."""
+"""`python -m server generate`: a picture without Krita, over the same websocket as everybody else.
+
+What reads and writes pictures is imported when it is needed: by then the server starts beside.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from krita_sd.wire.client import Event, JobLost, JobProgress, JobState, PreviewReady, Refused, ResultReady
 from krita_sd.wire.errors import Code, WireError
@@ -22,11 +25,12 @@ from krita_sd.wire.places import state_dir
 from krita_sd.wire.values import dump
 from server.client import Client
 
-from . import images
 from .arguments import machine_arguments
 from .models import present_folders
-from .request import Request, make_request
 from .spawn import own_server
+
+if TYPE_CHECKING:
+    from .request import Request
 
 DONE, FAILED, BAD_ARGUMENTS, CANCELLED = 0, 1, 2, 130
 CANCEL_SECONDS = 15.0
@@ -55,7 +59,7 @@ async def generate(arguments: argparse.Namespace, say: Callable[[str], None]) ->
     with _on_interrupt(cancel):
         async with _server(arguments) as (url, token), Client(url, token, name="command line") as client:
             assert client.core.welcome is not None
-            request = await asyncio.to_thread(make_request, arguments, client.core.welcome.models)
+            request = await asyncio.to_thread(_request, arguments, client.core.welcome.models)
             run = _Run(arguments, request)
             state = await _drive(client, run, cancel)
     if state.state == "cancelled":
@@ -68,6 +72,12 @@ async def generate(arguments: argparse.Namespace, say: Callable[[str], None]) ->
         for file in run.files:
             say(str(file))
     return DONE
+
+
+def _request(arguments: argparse.Namespace, models: Sequence[dict[str, Any]]) -> Request:
+    from .request import make_request
+
+    return make_request(arguments, models)
 
 
 def _make_folder(folder: Path) -> None:
@@ -170,12 +180,16 @@ async def _event(client: Client, run: _Run, job: str, event: Event) -> State | N
 
 
 def _save_preview(run: _Run, event: PreviewReady) -> None:
+    from . import images
+
     file = run.arguments.previews / f"{event.index + 1:03d}-{event.step:03d}.png"
     images.write_png(file, images.from_picture(event.picture), {})
     run.previews.append(file)
 
 
 def _save_result(run: _Run, event: ResultReady) -> None:
+    from . import images
+
     result = event.result
     pixels = images.from_picture(event.picture)
     if run.request.base is not None:

@@ -7,6 +7,7 @@ the process at once, also in the middle of a step: the front is gone and nobody 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -14,6 +15,8 @@ import queue
 import threading
 import traceback
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from krita_sd.wire.errors import Code, WireError
@@ -56,14 +59,10 @@ class WorkLoop:
 
     def run(self) -> None:
         threading.Thread(target=self._read, name="orders", daemon=True).start()
-        device, info = choose_device(self._wanted_device)
-        self._device = device
-        dtype = read_dtype(self._wanted_dtype, device)
-        models = ModelCache(device, reserve=self._reserve, dtype=dtype)
-        execution = Execution(models)
-        info |= {"free": free_memory(device), "dtype": str(dtype).removeprefix("torch."), "leave": self._reserve}
-        self._emit("ready", device=info)
-        _import_ahead()
+        with without_collections():
+            models = self._start()
+            _import_ahead()
+        execution, device = Execution(models), models.device
         while (order := self._orders.get()) is not None:
             if order["do"] == "live":
                 self._live_token.clear()
@@ -79,6 +78,15 @@ class WorkLoop:
                 self._run_unit(execution, order)
             while self._orders.empty() and self._live.advance():
                 pass
+
+    def _start(self) -> ModelCache:
+        """Choose device and precision, and report ready."""
+        device, info = choose_device(self._wanted_device)
+        self._device = device
+        dtype = read_dtype(self._wanted_dtype, device)
+        info |= {"free": free_memory(device), "dtype": str(dtype).removeprefix("torch."), "leave": self._reserve}
+        self._emit("ready", device=info)
+        return ModelCache(device, reserve=self._reserve, dtype=dtype)
 
     def _wake_for_live(self) -> None:
         # One token at most: it takes its turn behind units that wait, so that neither starves the other.
@@ -138,6 +146,18 @@ class WorkLoop:
                 write_message(self._outgoing, {"event": event, **data}, payload)
             except OSError:
                 os._exit(0)
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """For the imports: of the millions of objects that they make none is garbage, but the collector would look through
+    all of them again and again, for a quarter of the time until the first picture; nor does it later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _import_ahead() -> None:

@@ -31,7 +31,7 @@ def test_the_front_never_loads_torch_or_numpy(server: ServerProcess) -> None:
 
 def test_importing_the_front_imports_nothing_heavy() -> None:
     code = (
-        "import sys, server.front.app, server.__main__; "
+        "import sys, server.front.app, server.__main__, server.cli.generate; "
         "print([m for m in ('torch', 'numpy', 'PIL', 'diffusers', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
