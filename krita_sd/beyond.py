@@ -11,8 +11,10 @@ from krita_sd.wire.errors import bad_request
 from krita_sd.wire.limits import MAX_SIDE
 
 SIDES = ("left", "right", "top", "bottom", "all")
-SHARE = 0.25
-"""Of the side that grows, on each end where it does."""
+REACHES: dict[str, float | int] = {
+    "eighth": 0.125, "quarter": 0.25, "half": 0.5, "64": 64, "128": 128, "256": 256, "512": 512
+}  # fmt: skip
+"""How far the canvas grows at an end: a share of that side, or pixels."""
 
 MAX_OVERLAP = 96
 """Pixels of the old picture that are painted again at most."""
@@ -30,13 +32,13 @@ class Beyond:
     kept: Bounds
 
 
-def beyond(extent: Extent, side: str) -> Beyond:
-    """The canvas larger by a quarter towards `side`. Raises WireError when it would be too large.
+def beyond(extent: Extent, side: str, reach: str = "quarter") -> Beyond:
+    """The canvas larger by one of `REACHES` towards `side`. Raises WireError when it would be too large.
 
     A quarter as much of the old picture at that edge is painted too: there the new fades into the old, and the seam
     lies in the picture and not where it ends.
     """
-    across, down = _part(extent.width, SHARE), _part(extent.height, SHARE)
+    across, down = _part(extent.width, REACHES[reach]), _part(extent.height, REACHES[reach])
     ends = {"left": (across, 0, 0, 0), "top": (0, down, 0, 0), "right": (0, 0, across, 0), "bottom": (0, 0, 0, down)}
     left, top, right, bottom = ends.get(side, (across, down, across, down))
     canvas = Bounds(-left, -top, left + extent.width + right, top + extent.height + bottom)
@@ -58,8 +60,9 @@ def beyond(extent: Extent, side: str) -> Beyond:
     return Beyond(canvas, painted, kept)
 
 
-def _part(size: int, share: float) -> int:
-    return max(_MULTIPLE, round(size * share / _MULTIPLE) * _MULTIPLE)
+def _part(size: int, reach: float | int) -> int:
+    pixels = reach if isinstance(reach, int) else size * reach
+    return max(_MULTIPLE, round(pixels / _MULTIPLE) * _MULTIPLE)
 
 
 def _overlap(end: int, size: int) -> int:

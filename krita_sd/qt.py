@@ -28,8 +28,9 @@ else:
 Qt = QtCore.Qt
 Signal = QtCore.pyqtSignal
 Slot = QtCore.pyqtSlot
-# QAction moved from QtWidgets to QtGui in Qt 6.
+# These moved from QtWidgets to QtGui in Qt 6.
 QAction = QtGui.QAction if QT6 else QtWidgets.QAction
+QActionGroup = QtGui.QActionGroup if QT6 else QtWidgets.QActionGroup
 QShortcut = QtGui.QShortcut if QT6 else QtWidgets.QShortcut
 
 
@@ -40,4 +41,17 @@ def languages() -> list[str]:
     return chosen or [str(language) for language in QtCore.QLocale().uiLanguages()]
 
 
-__all__ = ["QT6", "QAction", "QShortcut", "Qt", "QtCore", "QtGui", "QtWidgets", "Signal", "Slot", "languages", "tr"]
+__all__ = [
+    "QT6",
+    "QAction",
+    "QActionGroup",
+    "QShortcut",
+    "Qt",
+    "QtCore",
+    "QtGui",
+    "QtWidgets",
+    "Signal",
+    "Slot",
+    "languages",
+    "tr",
+]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from krita_sd.beyond import REACHES
 from krita_sd.live.settings import LiveSettings
 from krita_sd.wire.errors import WireError
 from krita_sd.wire.limits import (
@@ -103,6 +104,7 @@ class Settings:
     grow: int | None = None
     exact_mask: bool = False
     fill: str = "neutral"
+    reach: str = "quarter"
     loras: tuple[Lora, ...] = ()
     exact_steps: bool = False
     tile: str = FOLLOW
@@ -183,6 +185,7 @@ class Settings:
             grow=read.integer("grow", 0, MAX_FEATHER, None),
             exact_mask=read.flag("exact_mask", False),
             fill=read.choice("fill", FILLS, "neutral"),
+            reach=read.choice("reach", tuple(REACHES), "quarter"),
             loras=_read_loras(read.fields.data.get("loras")),
             exact_steps=read.flag("exact_steps", False),
             tile=read.choice("tile", TILES, FOLLOW),

@@ -122,9 +122,7 @@ class Again(Part):
         doc = self._results.stage.document_of(result.job)
         if doc is not None and job is not None:
             return doc, job.bounds
-        doc = host.active_document()
-        if doc is None:
-            raise WireError(Code.BAD_REQUEST, tr("There is no document."), tr("Open or create one first."))
+        doc = self.core.document()
         width, height = result.recipe.width, result.recipe.height
         return doc, Bounds((doc.width() - width) // 2, (doc.height() - height) // 2, width, height)
 

@@ -131,11 +131,7 @@ class Controlling(Part):
     def make(self, type: str) -> None:
         """A new layer with the map of what is visible; it steers from then on."""
         core = self.core
-        self.say("")
-        core.start()
-        doc = host.active_document()
-        if doc is None:
-            raise bad_request(tr("There is no document."), tr("Open or create one first."))
+        doc = core.begin()
         problem = make_problem(type, core.features, core.models) if core.table.connected else ""
         if problem:
             raise WireError(Code.UNSUPPORTED, problem)

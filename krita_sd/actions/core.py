@@ -23,6 +23,7 @@ from krita_sd.plan import Plan
 from krita_sd.qt import QtCore, Signal
 from krita_sd.styles import Style, StyleBook
 from krita_sd.text import tr
+from krita_sd.wire.errors import bad_request
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +197,20 @@ class Core(QtCore.QObject):
                 part.started()
             self.link.start()
             self._poll.start()
+
+    def document(self) -> Any:
+        """The active document. Raises WireError with a sentence without one."""
+        doc = host.active_document()
+        if doc is None:
+            raise bad_request(tr("There is no document."), tr("Open or create one first."))
+        return doc
+
+    def begin(self) -> Any:
+        """What every press of a button that starts something begins with: what was said is over, the link works; the
+        active document. Raises WireError without one."""
+        self.say("")
+        self.start()
+        return self.document()
 
     def stop(self) -> None:
         """Krita quits: save, and end the thread. The server follows by itself."""

@@ -37,17 +37,13 @@ class Enlarging(Part):
     def expand(self, side: str) -> None:
         """Continue the picture towards one of `beyond.SIDES`."""
         core = self.core
-        self.say("")
-        core.start()
-        doc = host.active_document()
-        if doc is None:
-            raise bad_request(tr("There is no document."), tr("Open or create one first."))
+        doc = core.begin()
         if self._waiting or not host.is_idle(doc):
             raise bad_request(tr("The document is busy."), tr("Try again when the pen is up."))
         if self._connection.is_hopeless:
             core.link.reconnect()
             return
-        made = beyond.beyond(Extent(doc.width(), doc.height()), side)
+        made = beyond.beyond(Extent(doc.width(), doc.height()), side, core.settings.reach)
         size = made.canvas.extent
         job = self._plan(made)  # before anything is changed: what cannot be done is said now
         canvas = made.canvas

@@ -14,7 +14,7 @@ from krita_sd.actions.controlling import Controlling
 from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
 from krita_sd.actions.reading import Reading
-from krita_sd.canvas import capture, host, surroundings, watch
+from krita_sd.canvas import capture, surroundings, watch
 from krita_sd.canvas.context_frame import ContextFrame
 from krita_sd.controls import ControlLayer
 from krita_sd.guarded import guarded
@@ -46,11 +46,7 @@ class Generating(Part):
     def generate(self) -> None:
         """Start a job for the active document, bound to it and to its rectangle from here on."""
         core = self.core
-        self.say("")
-        core.start()
-        doc = host.active_document()
-        if doc is None:
-            raise WireError(Code.BAD_REQUEST, tr("There is no document."), tr("Open or create one first."))
+        doc = core.begin()
         if self._connection.is_hopeless:
             # The status line says why; the next press works once that is put right.
             core.link.reconnect()

@@ -14,7 +14,7 @@ from krita_sd.actions.core import Core
 from krita_sd.actions.history import History
 from krita_sd.actions.part import Part
 from krita_sd.actions.results import Results
-from krita_sd.canvas import capture, group, host, insert
+from krita_sd.canvas import capture, group, insert
 from krita_sd.geometry import Bounds
 from krita_sd.guarded import guarded
 from krita_sd.text import tr
@@ -84,11 +84,7 @@ class Comparing(Part):
     def start(self) -> None:
         """Begin: every cell is a job of its own, and what they need of the canvas is read once."""
         core = self.core
-        self.say("")
-        core.start()
-        doc = host.active_document()
-        if doc is None:
-            raise WireError(Code.BAD_REQUEST, tr("There is no document."), tr("Open or create one first."))
+        doc = core.begin()
         scene = capture.describe(doc)
         if not core.settings.seed_fixed:
             core.change(seed=plan.draw_seed())

@@ -30,7 +30,7 @@ from krita_sd.live.view import LiveView
 from krita_sd.qt import QtCore, Signal
 from krita_sd.text import tr
 from krita_sd.wire import client
-from krita_sd.wire.errors import Code, WireError
+from krita_sd.wire.errors import Code
 from krita_sd.wire.frames import Picture
 
 POLL_MS = 250
@@ -86,11 +86,7 @@ class Live(Part, QtCore.QObject):
     def switch(self, on: bool) -> None:
         """On: for the active document, from here on, until off."""
         if on:
-            self.core.start()
-            self._doc = host.active_document()
-            if self._doc is None:
-                raise WireError(Code.BAD_REQUEST, tr("There is no document."), tr("Open or create one first."))
-            self.say("")
+            self._doc = self.core.begin()
             self._around.begin(self._doc)
             self._poll.start()
         self._feed(m.Surroundings(None))  # what was seen of another document counts no more

@@ -10,8 +10,9 @@ from krita_sd.dock.options import Options
 from krita_sd.dock.results_section import ResultsSection
 from krita_sd.dock.sentence import Sentence
 from krita_sd.dock.tips import escaped
-from krita_sd.qt import Qt, QtWidgets, tr
+from krita_sd.qt import QActionGroup, Qt, QtWidgets, tr
 from krita_sd.settings import Settings
+from krita_sd.text import mark
 from krita_sd.view import View
 
 _BEYOND = {
@@ -20,6 +21,16 @@ _BEYOND = {
     "top": "Continue beyond the top edge",
     "bottom": "Continue beyond the bottom edge",
     "all": "Continue on all sides",
+}
+
+_REACHES = {
+    "eighth": mark("By an eighth"),
+    "quarter": mark("By a quarter"),
+    "half": mark("By a half"),
+    "64": mark("By 64 pixels"),
+    "128": mark("By 128 pixels"),
+    "256": mark("By 256 pixels"),
+    "512": mark("By 512 pixels"),
 }
 
 _LABELS = ("Generate", "Refine", "Refine selection", "Fill", "Expand")
@@ -106,19 +117,34 @@ class GeneratePage(QtWidgets.QWidget):
         bold = self.generate.font()
         bold.setBold(True)
         self.generate.setFont(bold)
-        tip = tr("Enlarge the canvas by a quarter and continue the picture there. The larger canvas is an undo step")
+        tip = tr("Enlarge the canvas and continue the picture there. The larger canvas is an undo step")
         self.beyond = buttons.tool("expand", "\u25be", tip)
         self.beyond.setPopupMode(QtWidgets.QToolButton.ToolButtonPopupMode.InstantPopup)
         menu = QtWidgets.QMenu(self.beyond)
         for side, text in _BEYOND.items():
             line = menu.addAction(tr(text))
             line.triggered.connect(lambda _checked=False, side=side: actions.enlarging.expand(side))
+        menu.addSeparator()
+        menu.addMenu(self._reach_menu(menu))
         self.beyond.setMenu(menu)
         self.cancel = buttons.push("cancel", tr("Cancel"), tr("Stop without a trace (Esc)"), actions.cancel)
         row.addWidget(self.generate, 2)
         row.addWidget(self.beyond)
         row.addWidget(self.cancel, 1)
         return row
+
+    def _reach_menu(self, parent: Any) -> Any:
+        """How far the canvas grows; the choice is remembered."""
+        menu = QtWidgets.QMenu(tr("How far"), parent)
+        self.reaches = {}
+        group = QActionGroup(menu)
+        for reach, text in _REACHES.items():
+            line = menu.addAction(tr(text))
+            line.setCheckable(True)
+            group.addAction(line)
+            line.triggered.connect(lambda _checked=False, reach=reach: self._actions.change(reach=reach))
+            self.reaches[reach] = line
+        return menu
 
     def _progress_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
@@ -144,6 +170,7 @@ class GeneratePage(QtWidgets.QWidget):
         self.memory.say(view.memory)
         self.memory.warn(view.memory_warns)
         self.memory.setVisible(bool(view.memory) and view.memory_warns)
+        self.reaches[settings.reach].setChecked(True)
         self.gear.setChecked(settings.options_open)
         self.options.setVisible(settings.options_open)
         self.options.render_settings(settings, view)

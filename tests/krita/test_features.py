@@ -356,13 +356,14 @@ def test_one_press_enlarges_the_canvas_and_continues_the_picture_there(studio: S
     """Without a selection, whatever the strength is; one step enlarges, one is the picture."""
     session.run(
         "d = K.activeDocument(); n = d.topLevelNodes()[0]; n.setPixelData(bytes([200, 120, 40, 255]) * 192 * 192, "
-        "0, 0, 192, 192); d.refreshProjection(); A.change(strength=0.5); old = bytes(d.pixelData(0, 0, 180, 192))"
+        "0, 0, 192, 192); d.refreshProjection(); A.change(strength=0.5, reach='64'); "
+        "old = bytes(d.pixelData(0, 0, 180, 192))"
     )
     session.wait("idle()")
     studio.prompt("blue sky")
     before = len(studio.undo_steps())
     studio.choose("krita_sd_expand", "Continue beyond the right edge")
-    session.wait("d.width() == 240 and len(A.table.results) == 1 and not A.table.active", 60)
+    session.wait("d.width() == 256 and len(A.table.results) == 1 and not A.table.active", 60)
     studio.click("krita_sd_apply")
     studio.applied()
     session.screenshot("docker-beyond")

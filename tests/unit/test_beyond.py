@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krita_sd.beyond import MAX_OVERLAP, SIDES, beyond, mask
+from krita_sd.beyond import MAX_OVERLAP, REACHES, SIDES, beyond, mask
 from krita_sd.geometry import Bounds, Extent
 from krita_sd.wire.errors import WireError
 from krita_sd.wire.limits import MAX_SIDE
@@ -26,9 +26,17 @@ def test_a_quarter_more_to_the_left() -> None:
     assert made.painted == Bounds(0, 0, 256 + 64, 768) and made.kept == Bounds(320, 0, 960, 768)
 
 
-@given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from(SIDES))
-def test_new_and_old_are_the_canvas_and_the_new_part_is_painted_whole(width: int, height: int, side: str) -> None:
-    made = beyond(Extent(width, height), side)
+@pytest.mark.parametrize(("reach", "width"), [("eighth", 112), ("half", 448), ("64", 64), ("512", 512)])
+def test_as_far_as_the_painter_chose(reach: str, width: int) -> None:
+    assert beyond(Extent(900, 700), "right", reach).canvas == Bounds(0, 0, 900 + width, 700)
+    assert beyond(Extent(900, 700), "all", "64").canvas == Bounds(-64, -64, 900 + 128, 700 + 128)
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from(SIDES), st.sampled_from(list(REACHES)))
+def test_new_and_old_are_the_canvas_and_the_new_part_is_painted_whole(
+    width: int, height: int, side: str, reach: str
+) -> None:
+    made = beyond(Extent(width, height), side, reach)
     whole, kept = Bounds(0, 0, made.canvas.width, made.canvas.height), made.kept
     old = Bounds(-made.canvas.x, -made.canvas.y, width, height)
     assert whole.extent.pixels > width * height

@@ -151,6 +151,9 @@ def inside() -> dict[str, Any]:
         press.mouseClick(button, Qt.MouseButton.LeftButton)
     press.keyClick(page.generate, key.Key_Escape)
     out["buttons"] = actions.take()
+    page.reaches["64"].trigger()
+    panel.show_view(shown, Settings(prompt="<i>x</i>", options_open=True, reach="half"))
+    out["reach"] = [actions.take(), [name for name, line in page.reaches.items() if line.isChecked()]]
     page.options.seed.setText("")
     press.keyClicks(page.options.seed, str(2**63 - 1))
     out["seed"] = actions.take()[-1]
@@ -315,6 +318,10 @@ def test_the_strip_is_driven_by_keys(seen: dict[str, Any]) -> None:
 
 def test_every_button_does_its_one_thing(seen: dict[str, Any]) -> None:
     assert seen["buttons"] == [["generate"], ["keep"], ["cancel"], ["apply"], ["discard"], ["cancel"]]
+
+
+def test_how_far_the_canvas_grows_is_chosen_in_the_menu_of_the_button(seen: dict[str, Any]) -> None:
+    assert seen["reach"] == [[["change", {"reach": "64"}]], ["half"]]
 
 
 def test_large_seeds_and_zeros_survive_the_widgets(seen: dict[str, Any]) -> None:
