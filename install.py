@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -23,6 +24,7 @@ PROMPT = "a red circle on a blue background"
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    from server.setup.extras import EXTRAS
     from server.setup.torch_build import KINDS, is_requirement
 
     parser = argparse.ArgumentParser(
@@ -41,6 +43,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         help="Krita's resource folder (contains pykrita); a kritarc belonging to it is changed only if it exists",
+    )
+    parser.add_argument(
+        "--with",
+        dest="extras",
+        action="append",
+        choices=EXTRAS,
+        default=[],
+        help="also install " + "; ".join(f"{name} ({what})" for name, what in EXTRAS.items()),
     )
     parser.add_argument(
         "--open", action="store_true", help="afterwards open the first picture in Krita, with the docker"
@@ -79,9 +89,11 @@ class Steps:
         print(f"      {text}", flush=True)
 
 
-def set_up_server(steps: Steps, torch: str, extras: str = "") -> Path:
-    """Environment, torch and the packages of pyproject.toml; returns the interpreter. Takes three steps."""
+def set_up_server(steps: Steps, torch: str, beside: Sequence[str], extras: str = "") -> Path:
+    """Environment, torch and the packages of pyproject.toml, those `beside` too; returns the interpreter. Takes three
+    steps."""
     from server.setup import SetupError, torch_build
+    from server.setup import extras as optional
     from server.setup.environment import Environment
 
     environment = Environment(ROOT / ".venv")
@@ -110,6 +122,7 @@ def set_up_server(steps: Steps, torch: str, extras: str = "") -> Path:
     complete = all(note.get(key) == value for key, value in wanted.items()) and extras in ("", note.get("extras"))
     if complete and environment.held("krita-sd"):
         steps.say("all of them are already here")
+        optional.bring(environment, beside, steps.say)
         return environment.python
     environment.refresh_pip(steps.say)
     # The constraint keeps pip from exchanging the chosen torch for the newest one.
@@ -122,6 +135,7 @@ def set_up_server(steps: Steps, torch: str, extras: str = "") -> Path:
             f"pip could not install the server's packages ({run.reason}); check the connection and run this again."
         )
     environment.note(**wanted, extras=extras or note.get("extras", ""))
+    optional.bring(environment, beside, steps.say)
     return environment.python
 
 
@@ -196,7 +210,7 @@ def first_picture(steps: Steps, python: Path) -> None:
 def install(given: argparse.Namespace) -> None:
     again = given.open and PICTURE.exists()
     steps = Steps(5 if again else 6)
-    python = set_up_server(steps, given.torch)
+    python = set_up_server(steps, given.torch, given.extras)
     bring_websockets(steps)
     set_up_plugin(steps, python, given.krita_dir)
     if not again:
@@ -277,6 +291,7 @@ def uninstall(given: argparse.Namespace) -> None:
 
 def test(given: argparse.Namespace) -> int:
     from server.setup import checks, kritas
+    from server.setup.extras import EXTRAS
 
     steps = Steps(6)
     chosen = kritas.targets(given.krita, kritas.installed_krita()) if given.krita else []
@@ -285,7 +300,7 @@ def test(given: argparse.Namespace) -> int:
     checks.bring_programs(steps.say, folders)
     if given.krita:
         chosen = kritas.targets(given.krita, kritas.installed_krita())
-    python = set_up_server(steps, given.torch, "test")
+    python = set_up_server(steps, given.torch, list(EXTRAS), "test")
     bring_websockets(steps)
     steps.next("the checks")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""ESRGAN-type upscalers out of safetensors files: RRDB networks in both layouts, and the compact ones of Real-ESRGAN.
+"""ESRGAN-type upscalers out of safetensors files: RRDB networks in their three layouts, and Real-ESRGAN's compact ones.
 
 Wang et al., "ESRGAN", 2018; "Real-ESRGAN", 2021. What the file holds is read off tensor names and shapes.
 """
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import interpolate, leaky_relu, pixel_unshuffle
+
+from server.library.upscalers import bare
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -97,7 +99,7 @@ class Compact(nn.Module):
         return fine + interpolate(image, scale_factor=float(self.scale), mode="nearest")
 
 
-_WRAPPED = re.compile(r"^(params_ema|params|module|model_state)\.(?=conv|body|model)")
+_TRUNK = {"trunk_conv": "conv_body", "HRconv": "conv_hr"}
 _OLD_DENSE = re.compile(r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.(weight|bias)")
 
 
@@ -106,7 +108,7 @@ def network(shapes: Shapes) -> tuple[Any, dict[str, str]]:
 
     Raises KeyError or ValueError when the file holds no network of these kinds.
     """
-    plain = {_WRAPPED.sub("", name): name for name in shapes}
+    plain = bare(shapes)
     found = {name: shapes[stored] for name, stored in plain.items()}
     if "model.0.weight" in found and any(name.startswith("model.1.sub.") for name in found):
         renamed = {_from_old(name, _last(found)): stored for name, stored in plain.items()}
@@ -158,4 +160,10 @@ def _from_old(name: str, last: int) -> str:
 
 
 def _from_new(name: str) -> str:
-    return re.sub(r"^conv_up(\d)\.", lambda match: f"ups.{int(match[1]) - 1}.", name)
+    """The names of BSRGAN and RealSR (`RRDB_trunk`, `trunk_conv`, ...) are taken too."""
+    home, _, rest = name.partition(".")
+    if home == "RRDB_trunk":
+        return f"body.{rest.replace('RDB', 'rdb')}"
+    if home in _TRUNK:
+        return f"{_TRUNK[home]}.{rest}"
+    return re.sub(r"^(?:conv_up|upconv)(\d)\.", lambda match: f"ups.{int(match[1]) - 1}.", name)

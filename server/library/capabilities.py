@@ -11,6 +11,7 @@ from krita_sd.wire.recipe import SAMPLERS
 from .companions import ROLES, SAYS
 from .family import TITLES
 from .preprocessors import NEEDED
+from .upscalers import models_page_section as upscalers_section
 
 FLOW_SAMPLERS = ("Euler", "Heun", "LCM")
 """What the flow-matching families can be run with; a test compares it with the engine's own table."""
@@ -166,6 +167,7 @@ def models_page() -> str:
         "",
     ]
     lines += [f"- {type}: {needed}" for needed, type in made]
+    lines += ["", *upscalers_section()]
     lines += ["", "What single files need, inside or as files of their own in any model folder:", ""]
     for family, roles in ROLES.items():
         optional = " T5 may be absent." if family == "sd3" else ""

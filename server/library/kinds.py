@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .upscalers import network_of
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -142,18 +144,8 @@ def inversion_of(shapes: Shapes) -> Inversion:
     return Inversion(name.strip("<>"), shape[0] if len(shape) == 2 else 1)
 
 
-_UPSCALERS = (
-    re.compile(r"(model\.1\.sub\.\d+|body\.\d+|RRDB_trunk\.\d+)\.(RDB|rdb)1\.conv1"),
-    re.compile(r"layers\.\d+\.(residual_group\.blocks|blocks)\.\d+\."),
-    re.compile(r"(params_ema\.|params\.)?conv_first\.weight"),
-)
-
-
 def _upscaler(shapes: Shapes) -> str | None:
-    if any(pattern.match(name) for name in shapes for pattern in _UPSCALERS):
-        return ""
-    first = shapes.get("body.0.weight")  # the compact ones: a plain row of convolutions
-    return "" if first is not None and len(first) == 4 and first[1] == 3 and "body.1.weight" in shapes else None
+    return "" if network_of(shapes) is not None else None
 
 
 def _vae(shapes: Shapes) -> str | None:

@@ -39,6 +39,7 @@ from .layouts import layout_of, title_of
 from .preprocessors import maps_of
 from .refusals import COMPONENTS, UNSAFE, offers_of, unsafe_folder, unsupported
 from .stated import may_be_other, stated_family, statement_stamp
+from .upscalers import cannot_run, extra_present
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +234,8 @@ class Library:
         known = self._known.get(str(path))
         if known is not None and known.kind == "checkpoint" and may_be_other(known.family):
             stamp += statement_stamp(path)
+        elif known is not None and known.kind == "upscaler":
+            stamp += (int(extra_present()),)  # it may have been installed since
         if known is not None and known.stamp == stamp:
             return known
         size = stamp[0]
@@ -259,6 +262,10 @@ class Library:
             offers = offers_of(header, detected)
             inversion = inversion_of(header.shapes) if detected.kind == "embedding" else None
             problem, code = unsupported(path.name, detected, FILES, offers) or (refused, Code.MODEL_UNSUPPORTED)
+            if detected.kind == "upscaler":
+                stamp = (*stamp[:3], int(extra_present()))
+                lacking = cannot_run(path.name, header.shapes)
+                problem, code = (lacking.message, lacking.code) if lacking else (problem, code)
             if detected.kind == "checkpoint":
                 guided = any(name.endswith("guidance_in.in_layer.weight") for name in header.shapes)
                 defaults = defaults_of(detected.family, detected.family in ("flux1", "flux2") and not guided)

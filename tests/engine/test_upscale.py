@@ -26,7 +26,7 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> Tensors
     return {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}
 
 
-def rrdb_file(blocks: int = 2, doublings: int = 2, fold: int = 1) -> Tensors:
+def rrdb_file(blocks: int = 2, doublings: int = 2, fold: int = 1, growth: int = GROWTH) -> Tensors:
     """Random weights in the newer layout (Real-ESRGAN)."""
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -37,8 +37,8 @@ def rrdb_file(blocks: int = 2, doublings: int = 2, fold: int = 1) -> Tensors:
     for block in range(blocks):
         for dense in (1, 2, 3):
             for conv in range(1, 6):
-                outputs = WIDTH if conv == 5 else GROWTH
-                layer(f"body.{block}.rdb{dense}.conv{conv}", WIDTH + (conv - 1) * GROWTH, outputs)
+                outputs = WIDTH if conv == 5 else growth
+                layer(f"body.{block}.rdb{dense}.conv{conv}", WIDTH + (conv - 1) * growth, outputs)
     for name in ("conv_body", *(f"conv_up{number + 1}" for number in range(doublings)), "conv_hr"):
         layer(name, WIDTH, WIDTH)
     layer("conv_last", WIDTH, 3)
@@ -150,15 +150,12 @@ def test_plain_enlarging_keeps_flat_colours_and_places() -> None:
     assert np.array_equal(enlarge(same, 64, 64), same)
 
 
-def test_pieces_are_the_whole(double: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from server.diffusion import upscale
-
+def test_pieces_are_the_whole(double: Any) -> None:
     image = picture(150, 90)
     whole = enlarge(image, 300, 180, double)
-    monkeypatch.setattr(upscale, "SIDE", 64)
     calls: list[int] = []
     handle = double.module.register_forward_pre_hook(lambda *_: calls.append(1))
-    pieces = enlarge(image, 300, 180, double)
+    pieces = enlarge(image, 300, 180, double, side=64)
     assert len(calls) == 4 * 2
     handle.remove()
     # At their borders pieces see less of the picture; there they count least.

@@ -13,12 +13,14 @@ import socket
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from server.setup import SetupError, checks, krita_report, kritas, leftovers, vendor
-from server.setup.environment import Environment
+from server.setup import SetupError, checks, extras, krita_report, kritas, leftovers, vendor
+from server.setup.environment import Environment, PipRun
 from server.setup.krita_places import Place, given_place
 from server.setup.plugin import install_plugin, pack, plugin_files, remove_plugin, version
 
@@ -238,6 +240,48 @@ def test_only_the_pinned_wheel_is_unpacked(tmp_path: Path) -> None:
     assert [path.name for path in plugin.iterdir()] == ["_vendor"]
 
 
+class Asked(Environment):
+    """An environment with extras; `complete`: they are there. What pip is told is kept, and not done."""
+
+    def __init__(self, folder: Path, complete: bool = False, code: int = 0) -> None:
+        super().__init__(folder)
+        self.complete, self.code, self.told = complete, code, list[list[str]]()
+
+    def held(self, *names: str) -> dict[str, dict[str, Any]]:
+        wants = ["torch<3,>=2.8", 'spandrel<0.5,>=0.4.2; extra == "upscalers"', "einops<1,>=0.8; extra == 'upscalers'"]
+        return {"krita-sd": {"version": "1", "requires": [*wants, 'pytest; extra == "test"']}}
+
+    def satisfies(self, requirement: str) -> bool:
+        return self.complete
+
+    def pip(self, arguments: Sequence[str], say: Any, quiet: bool = False) -> PipRun:
+        self.told.append(list(arguments))
+        return PipRun(self.code, ["ERROR: no answer"])
+
+
+def test_extras_come_without_what_they_ask_for_and_stay_asked_for(tmp_path: Path) -> None:
+    environment, said = Asked(tmp_path), list[str]()
+    extras.bring(environment, [], said.append)
+    assert environment.told == [] and not environment.record_file.exists()
+    extras.bring(environment, ["upscalers"], said.append)
+    assert environment.told == [["install", "--no-deps", "spandrel<0.5,>=0.4.2", "einops<1,>=0.8"]]
+    later = Asked(tmp_path)
+    extras.bring(later, [], said.append)
+    assert later.told == environment.told, "an update brings them again"
+    complete = Asked(tmp_path, complete=True)
+    extras.bring(complete, ["upscalers"], said.append)
+    assert complete.told == [] and "already here" in said[-1]
+    with pytest.raises(SetupError, match="no answer"):
+        extras.bring(Asked(tmp_path, code=1), [], said.append)
+
+
+def test_every_extra_that_is_offered_is_in_the_project() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for name in extras.EXTRAS:
+        listed = re.search(rf"(?m)^{name} = \[([^\]]*)\]", project)
+        assert listed and "torchvision" not in listed[1]
+
+
 def run_install(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "install.py"), *arguments],
@@ -249,7 +293,8 @@ def run_install(*arguments: str, env: dict[str, str] | None = None) -> subproces
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--torch", "gpu"], ["--nonsense"], ["--zip", "--test"], ["--krita", "5.2"], ["--krita-dir"]]
+    "arguments",
+    [["--torch", "gpu"], ["--nonsense"], ["--zip", "--test"], ["--krita", "5.2"], ["--krita-dir"], ["--with", "x"]],
 )
 def test_bad_arguments_end_with_two(arguments: list[str]) -> None:
     done = run_install(*arguments)
