@@ -9,6 +9,7 @@ from typing import Any
 from krita_sd.dock import buttons
 from krita_sd.dock.models_page import KINDS
 from krita_sd.dock.sentence import Sentence
+from krita_sd.dock.table import table
 from krita_sd.dock.tips import escaped
 from krita_sd.download_text import BUSY, button_text, progress_text, state_text, wish
 from krita_sd.qt import Qt, QtWidgets, Signal, tr
@@ -35,13 +36,8 @@ class DownloadsPage(QtWidgets.QWidget):
         column.setSpacing(4)
         self.title = Sentence("krita_sd_downloads_title", tr("What this page shows"), lines=3)
         column.addWidget(self.title)
-        self.tree = QtWidgets.QTreeWidget()
-        self.tree.setObjectName("krita_sd_downloads_list")
-        self.tree.setAccessibleName(tr("Models that can be downloaded"))
-        self.tree.setHeaderLabels([tr("Name"), tr("Kind"), tr("Size"), tr("State")])
-        self.tree.setRootIsDecorated(False)
-        self.tree.setUniformRowHeights(True)
-        self.tree.setMinimumHeight(120)
+        headers = [tr("Name"), tr("Kind"), tr("Size"), tr("State")]
+        self.tree = table("downloads_list", tr("Models that can be downloaded"), headers, 120)
         self.tree.currentItemChanged.connect(lambda _new, _old: self._tell())
         self.tree.itemActivated.connect(lambda _item, _column: self._go())
         column.addWidget(self.tree, 1)

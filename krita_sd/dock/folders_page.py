@@ -7,6 +7,7 @@ from typing import Any
 
 from krita_sd.dock import buttons
 from krita_sd.dock.sentence import Sentence
+from krita_sd.dock.table import table
 from krita_sd.dock.tips import escaped
 from krita_sd.download_text import FolderLine
 from krita_sd.qt import Qt, QtWidgets, Signal, tr
@@ -32,13 +33,9 @@ class FoldersPage(QtWidgets.QWidget):
         column.setSpacing(4)
         self.title = Sentence("krita_sd_folders_title", tr("What this page shows"), lines=3)
         column.addWidget(self.title)
-        self.tree = QtWidgets.QTreeWidget()
-        self.tree.setObjectName("krita_sd_folders_list")
-        self.tree.setAccessibleName(tr("Folders with models"))
-        self.tree.setHeaderLabels([tr("Folder"), tr("What was found")])
-        self.tree.setRootIsDecorated(False)
+        headers = [tr("Folder"), tr("What was found")]
+        self.tree = table("folders_list", tr("Folders with models"), headers, 90)
         self.tree.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        self.tree.setMinimumHeight(90)
         self.tree.currentItemChanged.connect(lambda _new, _old: self._tell())
         column.addWidget(self.tree, 1)
         self.about = Sentence("krita_sd_folders_about", tr("About the chosen folder"), lines=4)

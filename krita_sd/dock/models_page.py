@@ -8,6 +8,7 @@ from typing import Any
 
 from krita_sd.dock import buttons
 from krita_sd.dock.sentence import Sentence
+from krita_sd.dock.table import table
 from krita_sd.dock.tips import escaped
 from krita_sd.qt import Qt, QtWidgets, Signal, tr
 from krita_sd.settings import Settings
@@ -49,13 +50,8 @@ class ModelsPage(QtWidgets.QWidget):
         self.search.setClearButtonEnabled(True)
         self.search.textChanged.connect(lambda _text: self._fill())
         column.addWidget(self.search)
-        self.tree = QtWidgets.QTreeWidget()
-        self.tree.setObjectName("krita_sd_models_list")
-        self.tree.setAccessibleName(tr("Models that were found"))
-        self.tree.setHeaderLabels([tr("Name"), tr("Kind"), tr("Family"), tr("Size")])
-        self.tree.setRootIsDecorated(False)
-        self.tree.setUniformRowHeights(True)
-        self.tree.setMinimumHeight(120)
+        headers = [tr("Name"), tr("Kind"), tr("Family"), tr("Size")]
+        self.tree = table("models_list", tr("Models that were found"), headers, 120)
         header = self.tree.header()
         header.setStretchLastSection(False)
         header.setMinimumSectionSize(30)
