@@ -23,7 +23,7 @@ from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
 from server.pool.channel import read_message, write_message
 
-from .device import choose_device, free_memory, is_out_of_memory
+from .device import choose_device, free_memory, is_out_of_memory, keep_buffers
 from .job import Control, Execution
 from .live import LiveDesk
 from .models import ModelCache
@@ -83,6 +83,8 @@ class WorkLoop:
         """Choose device and precision, and report ready."""
         device, info = choose_device(self._wanted_device)
         self._device = device
+        if device == "cpu":
+            keep_buffers()
         dtype = read_dtype(self._wanted_dtype, device)
         info |= {"free": free_memory(device), "dtype": str(dtype).removeprefix("torch."), "leave": self._reserve}
         self._emit("ready", device=info)
