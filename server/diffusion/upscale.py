@@ -35,7 +35,7 @@ MAX_FOLD = 16
 class Upscaler:
     """An upscaler in memory; `scale`: how many times larger its output is. run: a picture's floats of 0..1
     (1, 3, h, w) -> (1, 3, h scale, w scale). fold: sides and places of pieces are multiples of it. own: an ESRGAN,
-    whose memory is known better."""
+    which needs less memory. side: of the largest piece that memory has not run out with."""
 
     name: str
     scale: int
@@ -44,6 +44,7 @@ class Upscaler:
     run: Callable[[torch.Tensor], torch.Tensor]
     fold: int = 1
     own: bool = True
+    side: int = SIDES[0]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -242,7 +242,7 @@ class Scheduler:
             job.state = data["state"]
             if job.state == "sampling":
                 job.sampling_since = time.monotonic()
-            elif job.state == "loading":
+            elif job.state in ("loading", "encoding"):
                 job.loading_since = time.monotonic()
             self._session(job.session).drop_progress(job.id)  # of the state before
             numbers = {"step": data.get("step", 0), "total": data.get("total", 0), "text": data.get("text", "")}

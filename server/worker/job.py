@@ -5,6 +5,7 @@ is packed; a job that runs out of memory is tried again with less at a time.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,11 +132,13 @@ class Execution:
         recipe = recipe.replace(model=order["model"]["id"])
         upscaler = None
         if order["model"]["upscaler"]:
-            upscaler = self.parts.get(Path(order["model"]["upscaler"]), load_upscaler, control.cancelled)
+            load = functools.partial(load_upscaler, progress=_loading(emit))
+            upscaler = self.parts.get(Path(order["model"]["upscaler"]), load, control.cancelled)
         emit("state", state="encoding")
         picture = region_picture(pictures, recipe.image, "bgra8", Extent(recipe.width, recipe.height), "picture")
         source, alpha = pixels.straight_of(picture)
-        return lambda: UpscaleRun(order, recipe, model, source, alpha, upscaler, control, emit, ms), recipe
+        free = self._models.free_bytes
+        return lambda: UpscaleRun(order, recipe, model, source, alpha, upscaler, free, control, emit, ms), recipe
 
     def _preprocess(
         self, order: dict[str, Any], recipe: Recipe, pictures: dict[str, Picture], control: Control, emit: Emit
@@ -161,19 +164,12 @@ class Execution:
         if not order["first"] and not self._models.peek(path):
             emit("state", state="loading")
         started = time.monotonic()
-        told = -1
-
-        def progress(share: float) -> None:
-            nonlocal told
-            if int(share * 100) > told:
-                told = int(share * 100)
-                emit("step", state="loading", step=told, total=100)
 
         def ran_out(text: str) -> None:
             emit("state", state="loading", text=text)
 
         named = order["model"]
-        model = self._models.get(path, named["family"], control.cancelled, progress, named.get("parts"), ran_out)
+        model = self._models.get(path, named["family"], control.cancelled, _loading(emit), named.get("parts"), ran_out)
         ms["loading"] = _since(started)
         self._check(control)
         return model
@@ -210,6 +206,19 @@ class Execution:
     def _check(control: Control) -> None:
         if control.cancelled():
             raise WireError(Code.CANCELLED, "Cancelled.")
+
+
+def _loading(emit: Emit) -> Callable[[float], None]:
+    """Tells how far a load is, 0..1, as whole percents."""
+    told = -1
+
+    def progress(share: float) -> None:
+        nonlocal told
+        if int(share * 100) > told:
+            told = int(share * 100)
+            emit("step", state="loading", step=told, total=100)
+
+    return progress
 
 
 def _since(started: float) -> float:

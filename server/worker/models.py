@@ -63,6 +63,11 @@ class ModelCache:
         """What models are loaded in; None: the device's default."""
         return self._dtype
 
+    def free_bytes(self) -> int:
+        """What can still be taken on the device beside the reserve; 0 where nobody knows."""
+        available = free_memory(self._device)
+        return max(1, available - self._reserve) if available > 0 else 0
+
     def peek(self, path: Path) -> bool:
         """Whether `path` is loaded and unchanged."""
         held = self._held.get(str(path))
@@ -151,8 +156,7 @@ class ModelCache:
         itemsize = 2 if self._dtype is None else int(self._dtype.itemsize)
         load = Load(family, weights, 512, 512, False, itemsize)
         while True:
-            available = free_memory(self._device)
-            rung = judge(load, max(1, available - self._reserve) if available > 0 else 0).rung
+            rung = judge(load, self.free_bytes()).rung
             if RUNGS.index(rung) < RUNGS.index("model") or not self._held:
                 return RUNGS.index(rung) >= RUNGS.index("model")
             self._drop(next(iter(self._held)))

@@ -83,6 +83,16 @@ class Reports:
             total = self.all_steps if phase == "sampling" else 0
             self._emit("state", state=phase, step=self._executed, total=total)
 
+    def before(self, share: float) -> None:
+        """`share`, 0..1, of what comes before the first step is done; what lies between two passes is not told."""
+        if not self._executed:
+            self._emit("step", state="encoding", step=int(100 * share), total=100)
+
+    def tell(self, text: str) -> None:
+        """A sentence to the painter; the phase stays."""
+        total = self.all_steps if self._phase == "sampling" else 0
+        self._emit("state", state=self._phase, step=self._executed, total=total, text=text)
+
     def step(self, executed: int, plan: RenderPlan, step: Any, wrap: str = "") -> None:
         """`executed` steps of the whole unit are done; `step` is the engine's last, of a pass with this plan."""
         self._executed = executed

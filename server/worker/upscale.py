@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from krita_sd.wire.recipe import Recipe, steps_plan
 from krita_sd.wire.values import or_default
 
 from . import pixels
+from .device import is_out_of_memory, release
 from .passes import Pass, UnitRun
 from .prepare import Prepared
 from .reports import Control, Emit
@@ -43,7 +45,8 @@ def sizes(source: Extent, target: Extent) -> list[Extent]:
 
 
 class UpscaleRun(UnitRun):
-    """`source`: uint8 (height, width, 3); `alpha`: of it, or None where it is opaque; `upscaler`: loaded, or None."""
+    """`source`: uint8 (height, width, 3); `alpha`: of it, or None where it is opaque; `upscaler`: loaded, or None.
+    `free`: bytes that can be taken on the device now, 0 where nobody knows."""
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class UpscaleRun(UnitRun):
         source: Array,
         alpha: Array | None,
         upscaler: Any | None,
+        free: Callable[[], int],
         control: Control,
         emit: Emit,
         ms: dict[str, float],
@@ -62,6 +66,7 @@ class UpscaleRun(UnitRun):
         super().__init__(order, prepared, recipe, model, (), control, emit, ms)
         self._source = source
         self._upscaler = upscaler
+        self._free = free
         self.composite = None if alpha is None else pixels.resize_grey(alpha, self._target)
 
     @property
@@ -93,9 +98,28 @@ class UpscaleRun(UnitRun):
         return image
 
     def _enlarged(self, image: Array, extent: Extent) -> Array:
-        from server.diffusion.upscale import enlarge
-
         started = time.monotonic()
-        out = enlarge(image, extent.width, extent.height, self._upscaler, self.control.poll)
+        out = self._in_pieces(image, extent)
         self.ms["enlarging"] = self.ms.get("enlarging", 0.0) + (time.monotonic() - started) * 1000.0
         return out
+
+    def _in_pieces(self, image: Array, extent: Extent) -> Array:
+        """By pieces as large as memory has room for; by smaller ones when it runs out all the same."""
+        from server.diffusion.upscale import enlarge
+        from server.library.upscalers import SIDES, piece_side
+
+        upscaler, poll, told = self._upscaler, self.control.poll, self.reports.before
+        if upscaler is None:
+            return enlarge(image, extent.width, extent.height, None, poll)
+        fits = piece_side(self._free(), upscaler.scale, upscaler.own, upscaler.dtype.itemsize)
+        side = min(fits, upscaler.side)
+        while True:
+            try:
+                return enlarge(image, extent.width, extent.height, upscaler, poll, told, side)
+            except Exception as error:  # every device has its own type for it; all else goes on
+                if not is_out_of_memory(error) or side == SIDES[-1]:
+                    raise
+            # Outside the handler: its traceback holds what must be freed first.
+            side = upscaler.side = SIDES[SIDES.index(side) + 1]
+            release(upscaler.device.type)
+            self.reports.tell("Memory ran out; enlarging in smaller pieces.")
