@@ -197,7 +197,7 @@ async def test_enlarging_is_exact_and_refines_in_pieces(painter: Painter) -> Non
     # 70 -> 145 -> 301 are two passes of two steps, and one run to the painter.
     assert result.result.steps_run == 4
     assert outcome.names.count("sampling") == 1
-    steps = [(progress.step, progress.total) for progress in outcome.progress]
+    steps = [(progress.step, progress.total) for progress in outcome.progress if progress.state == "sampling"]
     assert all(total == 4 for _, total in steps) and steps == sorted(steps)
     refined = np.frombuffer(result.picture.data, np.uint8).reshape(215, 301, 4)
     assert not np.array_equal(refined, plain)
