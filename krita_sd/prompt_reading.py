@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from krita_sd.text import tr
@@ -19,6 +19,11 @@ def sentence_of(side: Side) -> str:
     """The server's sentence about a prompt; "" when it says nothing."""
     text = side.get("text")
     return text[:_MAX_LINE] if isinstance(text, str) else ""
+
+
+def line_of(sides: Iterable[tuple[Side, str]]) -> str:
+    """The line below the field; `sides` with the words that they are about. Two tokens of no words are no news."""
+    return " \u00b7 ".join(filter(None, (sentence_of(side) for side, words in sides if words.strip())))
 
 
 def tip_of(prompt: Side, negative: Side) -> str:

@@ -85,6 +85,10 @@ class View:
     memory_warns: bool = False
 
 
+WAITING = (Phase.CAPTURING, Phase.SENDING, Phase.QUEUED)
+"""The server has not begun with it."""
+
+
 def progress_of(job: Job) -> tuple[float | None, str]:
     """(share done or None, text) for the progress bar: executed steps over all images of the job."""
     text = tr(_PHASES.get(job.phase, ""))
@@ -92,7 +96,7 @@ def progress_of(job: Job) -> tuple[float | None, str]:
         text = tr("step {step} of {total}", step=job.step, total=job.total) if job.total else tr("sampling")
     if job.phase is Phase.LOADING and job.step and job.total:
         text = f"{text} {100 * job.step // job.total} %"
-    if job.count > 1:
+    if job.count > 1 and (job.index or job.phase not in WAITING):
         text = f"{job.index + 1}/{job.count}: {text}"
     if job.keeping:
         text = tr("stopping: {phase}", phase=text)
@@ -101,7 +105,7 @@ def progress_of(job: Job) -> tuple[float | None, str]:
         return min((job.index + done) / job.count, 1.0), text
     if job.index:
         return job.index / job.count, text
-    return (0.0 if job.phase in (Phase.CAPTURING, Phase.SENDING, Phase.QUEUED) else None), text
+    return (0.0 if job.phase in WAITING else None), text
 
 
 def model_entry(models: Sequence[Mapping[str, Any]], chosen: str) -> Mapping[str, Any]:
@@ -141,11 +145,12 @@ def make(
     entry = model_entry(models, settings.model)
     run, total = plan.steps_text(settings, entry, style)
     size = plan.size_note(settings, entry, extent, selection) if extent is not None and entry else ""
+    missing = tr("Open or create a document first.") if extent is None else ""
     shown = table.current_result
     return View(
         button=plan.label(settings.strength, selection, extent, transparent),
         can_generate=extent is not None,
-        button_tip="" if extent is not None else tr("Open or create a document first."),
+        button_tip=missing,
         can_cancel=job is not None,
         can_keep=job is not None and job.can_keep,
         can_apply=shown is not None and not shown.applied,
@@ -154,8 +159,10 @@ def make(
         progress_text=text,
         status=status,
         status_is_error=status_is_error,
-        note=f"{_note(settings, entry, style)} {size}".strip(),
-        steps_text=tr("runs {run} of {total} steps" if run < total else "runs {run} steps", run=run, total=total),
+        note=missing or f"{_note(settings, entry, style)} {size}".strip(),
+        steps_text=""
+        if missing
+        else tr("runs {run} of {total} steps" if run < total else "runs {run} steps", run=run, total=total),
         models=_choices(models, settings.model),
         model=settings.model,
         default_steps=int(_default(style, entry, "steps", 20)),

@@ -12,7 +12,7 @@ from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
 from krita_sd.guarded import guarded
 from krita_sd.prompt_history import PromptHistory, Used
-from krita_sd.prompt_reading import has_problem, sentence_of, tip_of
+from krita_sd.prompt_reading import has_problem, line_of, tip_of
 from krita_sd.prompt_text import Typed
 from krita_sd.qt import QtCore
 from krita_sd.vocabulary import Candidate, Tags, Vocabulary, read_tags, tag_files
@@ -143,8 +143,7 @@ class Prompting(Part):
         reading = self._reading
         if reading is None or not self._supported or not self.core.table.connected:
             return {}
-        parts = [sentence_of(reading.prompt), sentence_of(reading.negative)]
-        text = parts[0] + (f" \u00b7 {parts[1]}" if parts[1] and self._words()[2].strip() else "")
+        text = line_of(((reading.prompt, self._words()[1]), (reading.negative, self._words()[2])))
         warns = any(has_problem(side) for side in (reading.prompt, reading.negative))
         return {"reading": text, "reading_tip": tip_of(reading.prompt, reading.negative), "reading_warns": warns}
 

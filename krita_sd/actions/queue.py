@@ -17,7 +17,8 @@ from krita_sd.actions.results import Results
 from krita_sd.canvas import host
 from krita_sd.geometry import Bounds
 from krita_sd.guarded import guarded
-from krita_sd.view import progress_of
+from krita_sd.text import tr
+from krita_sd.view import WAITING, progress_of
 from krita_sd.wire.queries import Move
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,11 @@ class Queue(Part):
 
     def items(self) -> list[QueueItem]:
         """Jobs that have not ended, in the order in which they will run."""
-        waiting = (ev.Phase.CAPTURING, ev.Phase.SENDING, ev.Phase.QUEUED)
         items = []
         for job in self.core.table.queue:
-            prompt = " ".join(job.recipe.prompt.split())[:200] or "(no prompt)"
+            prompt = " ".join(job.recipe.prompt.split())[:200] or tr("(no prompt)")
             many = f"{job.count} x " if job.count > 1 else ""
-            items.append(QueueItem(job.id, many + prompt, progress_of(job)[1], job.phase in waiting and job.index == 0))
+            items.append(QueueItem(job.id, many + prompt, progress_of(job)[1], job.phase in WAITING and job.index == 0))
         return items
 
     @guarded

@@ -9,8 +9,9 @@ from krita_sd.dock import buttons
 from krita_sd.dock.options import Options
 from krita_sd.dock.results_section import ResultsSection
 from krita_sd.dock.sentence import Sentence
+from krita_sd.dock.split import bring_up
 from krita_sd.dock.tips import escaped
-from krita_sd.qt import QActionGroup, Qt, QtWidgets, tr
+from krita_sd.qt import QActionGroup, Qt, QtCore, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.text import mark
 from krita_sd.view import View
@@ -48,12 +49,12 @@ class GeneratePage(QtWidgets.QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         column.addLayout(self._strength_row())
+        self.options = Options(actions.change, actions.change_params)
+        column.addWidget(self.options)
         self.note = Sentence("krita_sd_note", tr("What will run"), lines=4)
         self.memory = Sentence("krita_sd_memory", tr("Whether it fits into memory"), lines=4)
         column.addWidget(self.note)
         column.addWidget(self.memory)
-        self.options = Options(actions.change, actions.change_params)
-        column.addWidget(self.options, 3)
         column.addStretch(0)
         self.foot = self._foot()
 
@@ -172,11 +173,18 @@ class GeneratePage(QtWidgets.QWidget):
         self.memory.setVisible(bool(view.memory) and view.memory_warns)
         self.reaches[settings.reach].setChecked(True)
         self.gear.setChecked(settings.options_open)
-        self.options.setVisible(settings.options_open)
+        self._open_options(settings.options_open)
         self.options.render_settings(settings, view)
         self._render_job(view)
         self.input_area.setVisible(self._actions.input_result() is not None)
         self.results.show_view(view, settings)
+
+    def _open_options(self, on: bool) -> None:
+        """In a low docker they would open out of sight: the line with the gear goes up as far as it can."""
+        opened = on and self.isVisible() and not self.options.isVisible()
+        self.options.setVisible(on)
+        if opened:
+            QtCore.QTimer.singleShot(0, lambda: bring_up(self.gear))
 
     def _render_job(self, view: View) -> None:
         text = tr(view.button)

@@ -8,7 +8,7 @@ from typing import Any
 
 from krita_sd import plan
 from krita_sd.dock.chooser import Chooser
-from krita_sd.qt import Qt, QtWidgets, tr
+from krita_sd.qt import QtWidgets, tr
 from krita_sd.settings import MAX_CLIP_SKIP, SOURCES, TILES, Settings
 from krita_sd.view import View
 from krita_sd.view_lists import Choice
@@ -36,7 +36,7 @@ _DEFAULT = "default"
 Change = Callable[..., None]
 
 
-class Options(QtWidgets.QScrollArea):
+class Options(QtWidgets.QWidget):
     """Edits settings through `change(**settings)` and `change_params(**params)`; both are actions."""
 
     def __init__(self, change: Change, change_params: Change) -> None:
@@ -44,15 +44,9 @@ class Options(QtWidgets.QScrollArea):
         self._change = change
         self._change_params = change_params
         self.setObjectName("krita_sd_options_area")
-        self.setWidgetResizable(True)
-        self.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
-        self.setMinimumHeight(120)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        inner = QtWidgets.QWidget()
-        self._form = QtWidgets.QFormLayout(inner)
-        self._form.setContentsMargins(0, 0, 4, 0)
+        self._form = QtWidgets.QFormLayout(self)
+        self._form.setContentsMargins(0, 0, 0, 0)
         self._form.setVerticalSpacing(3)
-        self.setWidget(inner)
         self._build_sampling()
         self._build_seed()
         self._build_picture()

@@ -62,6 +62,16 @@ class Split(QtWidgets.QWidget):
             painter.drawLine(0, line, self.width(), line)
 
 
+def bring_up(widget: Any) -> None:
+    """Scroll until `widget` is at the top of what shows, or what is below it is all in sight."""
+    area = widget.parentWidget()
+    while area is not None and not isinstance(area, QtWidgets.QScrollArea):
+        area = area.parentWidget()
+    if area is not None:
+        bar = area.verticalScrollBar()
+        bar.setValue(min(bar.maximum(), widget.mapTo(area.widget(), QtCore.QPoint(0, 0)).y()))
+
+
 def scrolled(widget: Any) -> Any:
     """Without it the height of our widgets would make the whole Krita window taller than a small screen."""
     area = QtWidgets.QScrollArea()

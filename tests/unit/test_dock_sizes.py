@@ -206,6 +206,13 @@ def in_low_dockers(panel: Any, application: Any, shown: Any, settings: Any) -> d
                         out["hidden"].append([workspace, height, widget.objectName()])
             places.append([widget.mapTo(panel, widget.rect().topLeft()).y() for widget in widgets])
         out["places"][workspace] = places
+    panel.resize(1, 480)
+    for is_open in (False, True):
+        panel.show_view(shown, settings.replace(options_open=is_open))
+        for _ in range(6):
+            application.processEvents()
+    seen = (generate.gear, generate.options.steps)
+    out["opened"] = [widget.visibleRegion().boundingRect() == widget.rect() for widget in seen]
     return out
 
 
@@ -239,6 +246,10 @@ def test_what_is_pressed_is_in_sight_also_in_a_low_docker_and_does_not_move(seen
     assert seen["low"]["hidden"] == []
     for places in seen["low"]["places"].values():
         assert all(place == places[0] for place in places)
+
+
+def test_what_the_gear_opens_is_in_sight(seen: dict[str, Any]) -> None:
+    assert seen["low"]["opened"] == [True, True]
 
 
 def test_a_sentence_takes_as_many_lines_as_it_needs(seen: dict[str, Any]) -> None:

@@ -104,8 +104,8 @@ def test_seeds_of_63_bits_survive_typing(text: str, seed: int | None) -> None:
 
 def test_the_label_tells_how_many_steps_run() -> None:
     settings = Settings(strength=0.5).with_params(steps=20)
-    assert view.make(JobTable(), settings, [POCKET]).steps_text == "runs 10 of 20 steps"
-    assert view.make(JobTable(), Settings(), [POCKET]).steps_text == "runs 12 steps"
+    assert view.make(JobTable(), settings, [POCKET], extent=CANVAS).steps_text == "runs 10 of 20 steps"
+    assert view.make(JobTable(), Settings(), [POCKET], extent=CANVAS).steps_text == "runs 12 steps"
 
 
 def test_the_docker_says_when_a_picture_is_painted_smaller_than_it_is_wanted() -> None:
@@ -162,7 +162,7 @@ def test_every_phase_has_a_name_and_the_bar_never_falls() -> None:
                 last = now.progress
     assert last == 1.0
     assert texts[:5] == [
-        "1/2: queued",
+        "queued",
         "1/2: loading model",
         "1/2: encoding",
         "1/2: step 3 of 12",
@@ -173,7 +173,9 @@ def test_every_phase_has_a_name_and_the_bar_never_falls() -> None:
 def test_buttons_follow_the_table() -> None:
     table = JobTable()
     table.connected = True
-    assert not view.make(table, Settings(), []).can_generate, "no document"
+    nowhere = view.make(table, Settings(), [])
+    assert not nowhere.can_generate and nowhere.steps_text == ""
+    assert nowhere.note == nowhere.button_tip == "Open or create a document first."
     table.feed(Created("a", "d", BOX, Recipe()))
     table.feed(Captured("a"))
     assert shown(table).can_cancel and not shown(table).can_keep
@@ -188,11 +190,11 @@ def test_buttons_follow_the_table() -> None:
 
 
 def test_notes_say_what_is_ignored() -> None:
-    assert "No prompt" in view.make(JobTable(), Settings(), [POCKET]).note
+    assert "No prompt" in view.make(JobTable(), Settings(), [POCKET], extent=CANVAS).note
     settings = Settings(prompt="x", negative="y", models={"": ModelParams(guidance=1.0)})
-    shown = view.make(JobTable(), settings, [POCKET])
+    shown = view.make(JobTable(), settings, [POCKET], extent=CANVAS)
     assert "ignored" in shown.note and shown.negative_ignored
-    shown = view.make(JobTable(), Settings(prompt="x", negative="y"), [POCKET])
+    shown = view.make(JobTable(), Settings(prompt="x", negative="y"), [POCKET], extent=Extent(256, 256))
     assert shown.note == "" and not shown.negative_ignored
 
 

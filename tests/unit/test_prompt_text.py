@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krita_sd.prompt_history import MAX_ENTRIES, MAX_FAVOURITES, PromptHistory
-from krita_sd.prompt_reading import has_problem, result_text, tip_of
+from krita_sd.prompt_reading import has_problem, line_of, result_text, tip_of
 from krita_sd.prompt_text import STEP, Typed, change_weight, spans, typed_at
 from krita_sd.vocabulary import Candidate, Vocabulary, read_tags, tag_files
 
@@ -170,6 +170,14 @@ def test_favourites_are_bounded_too_and_damage_is_survived(tmp_path: Path) -> No
         history.add(str(number), "")
         history.set_favourite((str(number), ""), True)
     assert len(history.entries) == MAX_FAVOURITES and history.search("ok") == []
+
+
+def test_nothing_is_said_of_a_prompt_without_words() -> None:
+    """Begin and end are tokens too; nobody who has typed nothing wants to count them."""
+    empty, cat = {"text": "2 of 77 tokens."}, {"text": "3 of 77 tokens."}
+    assert line_of([(empty, " \n"), (empty, "")]) == ""
+    assert line_of([(cat, "cat"), (empty, "")]) == line_of([(empty, ""), (cat, "dog")]) == "3 of 77 tokens."
+    assert line_of([(cat, "cat"), (cat, "dog")]) == "3 of 77 tokens. \u00b7 3 of 77 tokens."
 
 
 def test_a_result_says_how_its_prompt_was_read() -> None:
