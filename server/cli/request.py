@@ -202,11 +202,15 @@ def _name(model: dict[str, Any]) -> str:
 
 def _named(wanted: str, kind: str, models: Sequence[dict[str, Any]]) -> str:
     """The id of the usable addition with this id or name. Raises WireError(bad_request)."""
-    usable = [model for model in models if model.get("kind") == kind and model.get("usable")]
+    known = [model for model in models if model.get("kind") == kind]
+    usable = [model for model in known if model.get("usable")]
     for key in ("id", "name"):
         for model in usable:
             if str(model.get(key)).casefold() == wanted.casefold():
                 return str(model["id"])
+    for model in known:
+        if wanted.casefold() in (str(model.get("id")).casefold(), str(model.get("name")).casefold()):
+            raise bad_request(str(model.get("problem")))
     what = {"lora": "LoRA", "vae": "VAE"}.get(kind, kind)
     names = ", ".join(str(model.get("name")) for model in usable[:10]) or "none"
     raise bad_request(f"There is no {what} named {wanted!r}.", f"There are: {names}.")

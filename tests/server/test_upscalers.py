@@ -63,6 +63,18 @@ def test_upscalers_are_usable_only_where_something_runs_them(tmp_path: Path, mon
     assert listed(False) == without
 
 
+def test_naming_one_that_cannot_run_says_why() -> None:
+    from server.cli.arguments import parse
+    from server.cli.request import make_request
+
+    why = "tiny.safetensors is a HAT network, which needs a package that is not installed."
+    listed = {"id": "tiny-1", "name": "tiny", "kind": "upscaler", "usable": False, "problem": why}
+    given = parse(["generate", "--out", "x.png", "--image", "x.png", "--upscale", "2x", "--upscaler", "Tiny"])
+    with pytest.raises(WireError) as caught:
+        make_request(given, [listed])
+    assert caught.value.message == why
+
+
 class Worker:
     """An execution that enlarges to twice the size, by a tiny PLKSR; `free`: bytes that it finds free."""
 
