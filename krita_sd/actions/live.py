@@ -187,6 +187,7 @@ class Live(Part, QtCore.QObject):
             case LiveWaiting():
                 ready = self._showing.take()
                 if ready is not None:
+                    self.timeline.answered(ready.generation)
                     self._feed(m.FrameCame(ready.live, ready.generation))
             case Sent():
                 self._lookout.waiting = self._reader is not None

@@ -63,7 +63,7 @@ class Report:
             text = told.problem or tr("{0} pictures in {1}").format(told.written, told.folder)
         made = LiveView(
             on=self._machine.wanted,
-            status=status(self._machine, *self._numbers),
+            status=status(self._machine, *self._numbers, self._timeline.waiting(time.monotonic())),
             is_error=self._machine.phase is Phase.FAILED,
             can_apply=can_apply,
             recording=self._recorder is not None,

@@ -208,8 +208,8 @@ class Machine:
             case Said(_, "failed", text):
                 self._failure = text or tr("Live stopped.")
                 yield from self._reconcile()
-            case Said(_, _, text):
-                self.text = text
+            case Said(_, state, text):
+                self.text = text or (tr("The server loads the model ...") if state == "loading" else "")
 
     def _reconcile(self) -> Iterator[Effect]:
         """Make the session what circumstances want it to be."""

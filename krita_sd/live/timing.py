@@ -60,6 +60,7 @@ class Timeline:
     def __init__(self) -> None:
         self._open: dict[int, Trip] = {}
         self.done: deque[Trip] = deque(maxlen=KEPT)
+        self._answered = 0
 
     def begin(self, trip: Trip) -> None:
         """A request may leave under this number."""
@@ -76,6 +77,15 @@ class Timeline:
         trip = self._open.get(generation)
         if trip is not None:
             self._open[generation] = replace(trip, **known)  # type: ignore[arg-type]
+
+    def answered(self, generation: int) -> None:
+        """A frame of that generation has come, shown or not: nothing older is waited for."""
+        self._answered = max(self._answered, generation)
+
+    def waiting(self, now: float) -> float:
+        """Seconds since the oldest request left that no frame has answered; 0.0 when none is on its way."""
+        left = [trip.sent for number, trip in self._open.items() if trip.sent and number > self._answered]
+        return max(0.0, now - min(left)) if left else 0.0
 
     def end(self, generation: int, shown: float) -> None:
         """The frame of that generation is on the screen; older requests were superseded, their pen events answered."""

@@ -21,8 +21,13 @@ class LiveView:
     record_text: str = ""
 
 
-def status(machine: Machine, latency: float, rate: float) -> str:
-    """One sentence. latency: seconds from pen to picture; rate: frames per second; 0.0 when not known."""
+LATE = 3.0
+"""Seconds, and times the usual latency: after the longer of the two a picture is said to be waited for."""
+
+
+def status(machine: Machine, latency: float, rate: float, waiting: float = 0.0) -> str:
+    """One sentence. latency: seconds from pen to picture; rate: frames per second; 0.0 when not known. waiting: seconds
+    since the request that nothing has answered."""
     match machine.phase:
         case Phase.OFF:
             return ""
@@ -32,6 +37,10 @@ def status(machine: Machine, latency: float, rate: float) -> str:
             return f"{tr('Paused.')} {machine.text}".strip()
         case Phase.FAILED:
             return machine.text
+    if machine.text:
+        return machine.text
+    if waiting > LATE * max(1.0, latency):
+        return tr("Waiting for the picture for {0} s.").format(int(waiting))
     if latency <= 0:
         return tr("Live.")
     behind = f"{latency:.1f} s" if latency >= 1 else f"{latency * 1000:.0f} ms"

@@ -15,7 +15,7 @@ from krita_sd import plan
 from krita_sd.geometry import NATIVE, Bounds, Extent, NativeRange
 from krita_sd.live import power, region
 from krita_sd.live.fresh import Fresh
-from krita_sd.live.machine import Machine, Phase
+from krita_sd.live.machine import Aim, FrameCame, Machine, Phase, Said, Surroundings, Switched, Wished
 from krita_sd.live.record import MAX_WAITING, Recorder
 from krita_sd.live.settings import LiveSettings
 from krita_sd.live.timing import PARTS, Timeline, Trip
@@ -124,12 +124,43 @@ def test_a_latency_is_that_of_the_oldest_pen_event_and_its_parts_add_up() -> Non
     assert line.summary() == (pytest.approx(1.7), 0.0)
 
 
+def test_what_no_frame_has_answered_is_waited_for() -> None:
+    line = Timeline()
+    assert line.waiting(9.0) == 0.0
+    for number in (1, 2, 3):
+        line.begin(Trip(number, began=number))
+    assert line.waiting(9.0) == 0.0, "nothing has left"
+    line.note(2, sent=2.0)
+    line.note(3, sent=3.0)
+    assert line.waiting(9.0) == 7.0
+    line.answered(2)
+    assert line.waiting(9.0) == 6.0
+    line.answered(3)  # also when it is not shown: it shows what the painter has undone
+    assert line.waiting(9.0) == 0.0
+
+
+def test_while_the_picture_stands_still_the_status_says_why() -> None:
+    machine = Machine(lambda: "a")
+    aim = Aim("doc", Bounds(0, 0, 8, 8))
+    for event in (Switched(True), Wished("wish"), Surroundings(aim)):
+        machine.feed(event)
+    machine.feed(FrameCame("a", machine.generation))
+    assert status(machine, 0.1, 0.0) == "100 ms behind the pen"
+    machine.feed(Said("a", "loading"))
+    assert machine.phase is Phase.ON and status(machine, 0.1, 0.0) == "The server loads the model ..."
+    machine.feed(FrameCame("a", machine.number()))
+    assert status(machine, 0.1, 0.0) == "100 ms behind the pen"
+
+
 def test_the_status_says_how_far_behind() -> None:
     machine = Machine(lambda: "a")
     assert status(machine, 1.0, 1.0) == ""
     machine.wanted, machine.phase = True, Phase.ON
     assert status(machine, 0.12, 8.0) == "120 ms behind the pen, 8.0 pictures per second"
     assert status(machine, 1.52, 0.0) == "1.5 s behind the pen"
+    assert status(machine, 0.12, 0.0, 2.9) == "120 ms behind the pen"
+    assert status(machine, 0.12, 0.0, 3.1) == "Waiting for the picture for 3 s."
+    assert status(machine, 2.0, 0.0, 5.9) == "2.0 s behind the pen", "as slow as ever"
     machine.phase, machine.text = Phase.PAUSED, "A job is running."
     assert status(machine, 0.12, 8.0) == "Paused. A job is running."
 
