@@ -17,6 +17,8 @@ TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 VAE_PREFIXES = ("vae.", "first_stage_model.")
 _ENCODER_HOME = re.compile(r"(text_encoders\.([^.]+)\.(?:transformer\.)?)")
 MISTRAL_WORDS = 131072  # in the table of Mistral Small 3; Llama and others of its build have other numbers
+MISTRAL_READ = 30  # layers: Flux 2 dev reads no later one, and the files made for it end there
+_LANGUAGE = re.compile(r"model\.(?:language_model\.)?(?:embed_tokens\.|layers\.(\d+)\.)")
 _CLIP_G = 1024  # CLIP-L's width is 768, OpenCLIP-G's is 1280
 
 SAYS = {
@@ -150,6 +152,15 @@ def missing(shapes: Shapes, family: str) -> list[Need]:
     """The parts that must come from other files."""
     inside = found_inside(shapes, family)
     return [need for need in needs(shapes, family) if need.part not in inside]
+
+
+def is_loaded(name: str, role: str) -> bool:
+    """Whether the tensor `name` of a text encoder with that role is ever loaded: of Mistral the words and the layers
+    that are read, not its eyes and what comes behind."""
+    if role != "mistral":
+        return True
+    found = _LANGUAGE.search(name)
+    return found is not None and int(found[1] or 0) < MISTRAL_READ
 
 
 def encoder_role(shapes: Shapes, home: str = "") -> tuple[str, int]:

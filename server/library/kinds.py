@@ -95,7 +95,9 @@ def _controlnet(shapes: Shapes) -> str | None:
         if _any(shapes, "txt_norm."):
             return "qwen-image"
         return "sd3" if _any(shapes, "pos_embed_input", "pos_embed.") else "flux1"
-    marks = ("controlnet_cond_embedding", "lllite_", "controlnet_down_blocks")
+    if any(name.startswith("lllite_") for name in shapes):
+        return "lllite"
+    marks = ("controlnet_cond_embedding", "controlnet_down_blocks")
     if not _any(shapes, *marks) and not any(name.startswith("control_model.") for name in shapes):
         return None
     for name, shape in shapes.items():

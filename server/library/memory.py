@@ -9,12 +9,13 @@ model is loaded, and the worker decides by the same function.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from krita_sd.wire.errors import WireError
 
+from .companions import encoder_role, is_loaded
 from .header import read_header
 
 RUNGS = ("full", "encoders", "model", "groups", "tiled", "fp8")
@@ -100,16 +101,21 @@ def weights_of(path: Path, parts: Mapping[str, Path] | None = None) -> Weights:
     """
     counts = {"denoiser": 0, "encoders": 0, "autoencoder": 0}
     borrowed = [(file, part) for part, file in (parts or {}).items()]
-    for file, folder in (*_files(path), *borrowed):
-        for name, shape in read_header(file).shapes.items():
+    own = _files(path)
+    for number, (file, folder) in enumerate((*own, *borrowed)):
+        shapes = read_header(file).shapes
+        role = encoder_role(shapes)[0] if number >= len(own) else ""  # folders are loaded whole
+        for name, shape in shapes.items():
             home = folder or name
+            if not is_loaded(name, role):
+                continue
             # Names without a dot are tables of the schedule, not weights.
             if "." in name and not name.startswith(_IGNORED) and not home.startswith(_IGNORED):
                 counts[_part(home)] += math.prod(shape)
     return Weights(**counts)
 
 
-def _files(path: Path) -> Iterable[tuple[Path, str]]:
+def _files(path: Path) -> list[tuple[Path, str]]:
     if path.is_file():
         return [(path, "")]
     seen: dict[str, list[Path]] = {}

@@ -50,7 +50,7 @@ def unsupported(
     if detected.kind == "ip_adapter" and detected.family == "flux1":
         return f"{name} is an IP-Adapter for Flux 1, where Redux is used for references.", Code.MODEL_UNSUPPORTED
     if detected.kind == "controlnet" and detected.family not in CONTROLLED | {""}:
-        title = TITLES.get(detected.family, detected.family)
+        title = TITLES.get(detected.family, "SDXL in the form of LLLite")
         return f"{name} is a ControlNet for {title}, which is not supported yet.", Code.MODEL_UNSUPPORTED
     if detected.kind != "checkpoint":
         return None

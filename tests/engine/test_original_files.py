@@ -176,6 +176,8 @@ def test_the_library_finds_the_parts(kind: str, made: Callable[[str], Made], tmp
     own = sum(value.numel() for value in whole.model.transformer.state_dict().values())
     assert abs(weights.denoiser - own) <= 64  # a norm that nothing reads, two rows of padding
     assert weights.encoders > 0 < weights.autoencoder
+    if kind == "flux2-dev":  # of its forty layers thirty are loaded
+        assert weights.encoders == sum(value.numel() for value in model.text_encoder.state_dict().values())
     os.utime(entry.parts["vae"], ns=(1, 1))
     assert not cache.peek(entry.path)
 

@@ -241,6 +241,7 @@ FAMILIES: dict[str, tuple[dict[str, tuple[int, ...]], tuple[str, str, int]]] = {
     "peft lora": ({"unet.down_blocks.0.attn2.to_k.lora_A.weight": (8, 1024)}, ("lora", "sd2", 4)),
     "vae": ({"decoder.conv_in.weight": (512, 4, 3, 3)}, ("vae", "", 4)),
     "controlnet": ({"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3)}, ("controlnet", "", 4)),
+    "lllite": ({"lllite_unet_input_blocks_4_1_attn1_to_q.down.0.weight": (64, 640)}, ("controlnet", "lllite", 4)),
     "embedding": ({"emb_params": (4, 768)}, ("embedding", "sd1", 4)),
     "nothing known": ({"weight": (1,)}, ("unknown", "", 4)),
 }
@@ -477,7 +478,9 @@ def test_the_listing_names_every_kind_and_every_problem(tmp_path: Path) -> None:
         assert entry["usable"] is (entry["problem"] == "") and "\n" not in entry["problem"]
         runs = kind == "checkpoint" and family in ("sd1", "sd2", "sdxl")  # the others of these headers are cut short
         beside = kind in ("lora", "vae", "embedding", "controlnet", "t2i_adapter", "ip_adapter", "redux", "upscaler")
-        beside = beside and (kind, family) != ("ip_adapter", "flux1")
+        beside = beside and (kind, family) not in (("ip_adapter", "flux1"), ("controlnet", "lllite"))
         part = kind == "text_encoder" and encoder_role(shapes)[0] != ""
         assert entry["usable"] is (runs or beside or part), entry
+    refused = found[f"{list(FAMILIES).index('lllite'):02d}.safetensors"]["problem"]
+    assert refused.endswith("is a ControlNet for SDXL in the form of LLLite, which is not supported yet.")
     assert "not safe to load" in found["old.ckpt"]["problem"] and found["cut.safetensors"]["problem"].endswith(".")

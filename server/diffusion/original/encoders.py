@@ -10,14 +10,13 @@ import torch
 import transformers
 
 from server.diffusion.weights import Source, empty_module
-from server.library.companions import Inside
+from server.library.companions import MISTRAL_READ, Inside
 
 Shapes = Mapping[str, tuple[int, ...]]
 Sources = dict[str, Source]
 
 _ROOTS = ("model.", "model.language_model.", "language_model.model.")  # the second since transformers 4.52
 _HEAD = 128  # width of a head of Qwen2.5-VL and Mistral Small; Qwen3 shows its own
-_MISTRAL_READ = 30  # layers: Flux 2 dev reads no later one, and the files made for it end there
 
 
 def build(shapes: Shapes, found: Inside, projected: bool = True) -> tuple[Any, Sources]:
@@ -123,10 +122,10 @@ def _qwen3(shapes: Shapes, home: str) -> tuple[Any, Sources]:
 
 def _mistral(shapes: Shapes, home: str) -> tuple[Any, Sources]:
     root, sizes = _language_model(shapes, home)
-    if sizes["num_hidden_layers"] < _MISTRAL_READ:
-        raise KeyError(f"{root}layers.{_MISTRAL_READ - 1}")
+    if sizes["num_hidden_layers"] < MISTRAL_READ:
+        raise KeyError(f"{root}layers.{MISTRAL_READ - 1}")
     config = transformers.MistralConfig(
-        **{**sizes, "num_hidden_layers": _MISTRAL_READ, "rms_norm_eps": 1e-5},
+        **{**sizes, "num_hidden_layers": MISTRAL_READ, "rms_norm_eps": 1e-5},
         head_dim=min(_HEAD, shapes[f"{root}layers.0.self_attn.k_proj.weight"][0]),
         max_position_embeddings=131072,
         sliding_window=None,
