@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from krita_sd.dock import buttons
+from krita_sd.dock.empty import Empty
 from krita_sd.dock.results import is_select_all
 from krita_sd.qt import QAction, Qt, QtCore, QtWidgets, tr
 from krita_sd.settings import Settings
@@ -46,6 +47,7 @@ class HistoryPage(QtWidgets.QWidget):
         self.list.setModel(actions.history.model)
         self.list.customContextMenuRequested.connect(self._menu_at)
         self.list.doubleClicked.connect(lambda _index: self._show())
+        Empty(self.list, tr("No pictures. Those that you make from now on are kept here."))
         column.addWidget(self.list, 1)
         column.addLayout(self._buttons())
         self.list.selectionModel().selectionChanged.connect(lambda *_: self._enable())

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from krita_sd.dock import buttons
+from krita_sd.dock.empty import Empty
 from krita_sd.dock.tips import escaped
 from krita_sd.prompt_history import Used
 from krita_sd.qt import Qt, QtWidgets, Signal, tr
@@ -48,6 +49,7 @@ class PromptsPage(QtWidgets.QWidget):
         self.list.setWordWrap(False)
         self.list.itemActivated.connect(lambda _item: self._use())
         self.list.currentItemChanged.connect(lambda _new, _old: self._enable())
+        Empty(self.list, tr("No prompts. Those that you use from now on are kept here."))
         column.addWidget(self.list, 1)
         line = QtWidgets.QHBoxLayout()
         self.use = buttons.push("prompts_use", tr("Use"), tr("Put it into the prompt fields (Enter)"), self._use)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from krita_sd.dock import buttons
+from krita_sd.dock.empty import Empty
 from krita_sd.qt import Qt, QtCore, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
@@ -42,6 +43,7 @@ class QueuePage(QtWidgets.QWidget):
         self.list.setAccessibleName(tr("Queue"))
         self.list.setWordWrap(False)
         self.list.currentRowChanged.connect(lambda _row: self._enable())
+        Empty(self.list, tr("Nothing is running or waiting."))
         column.addWidget(self.list, 1)
         row = QtWidgets.QHBoxLayout()
         self.up = self._tool("queue_up", "↑", tr("Earlier (Ctrl+Up)"), lambda: self._on(actions.queue.move_up))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from krita_sd.dock import buttons
+from krita_sd.dock.empty import Empty
 from krita_sd.dock.results import ResultStrip
 from krita_sd.qt import QAction, Qt, QtWidgets, tr
 from krita_sd.settings import Settings
@@ -45,6 +46,7 @@ class ResultsSection(QtWidgets.QWidget):
         self.strip.star.connect(actions.star)
         self.strip.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.strip.customContextMenuRequested.connect(self._menu_at)
+        Empty(self.strip, tr("Results appear here."))
         column.addWidget(self.strip)
         row = QtWidgets.QHBoxLayout()
         self.apply = buttons.push("apply", tr("Apply"), "", actions.apply)

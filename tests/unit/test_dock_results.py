@@ -76,6 +76,12 @@ def inside() -> dict[str, Any]:
     section.show_view(shown, Settings())
     section.show()
     application.processEvents()
+
+    def explained(shown_list: Any) -> str:
+        """What the list says of its emptiness."""
+        (label,) = shown_list.findChildren(QtWidgets.QLabel)
+        return str(label.text()) if label.speaks and label.isVisible() and label.width() > 100 else ""
+
     out["strip drawn"] = take()
     out["thumbnails"] = len(set(drawn))
     strip = section.strip
@@ -98,6 +104,10 @@ def inside() -> dict[str, Any]:
     take()
     section.show_view(view.View(results=items[1:], selected="a:3"), Settings())
     out["after"] = [strip.count(), strip.currentRow(), take()]
+    out["explained"] = [explained(strip)]
+    section.show_view(view.View(), Settings())
+    out["explained"].append(explained(strip))
+    take()
     # The history -----------------------------------------------------------------------------------------------------
     asked: list[Any] = []
     model = HistoryModel(lambda *wanted: asked.append(wanted), lambda entry: asked.append(entry.key))
@@ -112,6 +122,7 @@ def inside() -> dict[str, Any]:
     model.page(1, found, PAGE + 5)
     page.show()
     application.processEvents()
+    out["explained"].append(explained(page.list))
     out["small asked"] = 0 < len([x for x in asked if isinstance(x, str)]) < PAGE
     model.thumbnail_came("h:0", image)
     page.list.setCurrentIndex(model.index(0, 0))
@@ -173,6 +184,10 @@ def inside() -> dict[str, Any]:
     out["queue"] = [queue.list.currentRow(), queue.place.currentData(), take()]
     queue.list.setCurrentRow(0)
     out["running"] = [queue.up.isEnabled(), queue.cancel.isEnabled()]
+    out["explained"].append(explained(queue.list))
+    lines.clear()
+    queue.show_view(view.View(), Settings())
+    out["explained"].append(explained(queue.list))
     # Names -----------------------------------------------------------------------------------------------------------
     ours = [
         field
@@ -236,6 +251,12 @@ def test_shift_selects_several_and_every_key_does_its_one_thing(seen: dict[str, 
         ["choose_results", ["a:1", "a:2"]],
     ]
     assert seen["strip keys"] == [["star"], ["apply"], ["toggle_shown"], ["discard"], ["cancel"]]
+
+
+def test_an_empty_list_says_what_comes_there(seen: dict[str, Any]) -> None:
+    strip, no_result, history, queue, no_job = seen["explained"]
+    assert (strip, history, queue) == ("", "", "")
+    assert (no_result, no_job) == ("Results appear here.", "Nothing is running or waiting.")
 
 
 def test_the_menus_offer_the_ways_and_the_rounds(seen: dict[str, Any]) -> None:
