@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from krita_sd.dock import buttons
+from krita_sd.dock.bar import STEPS, Bar
 from krita_sd.dock.models_page import KINDS
 from krita_sd.dock.sentence import Sentence
 from krita_sd.dock.table import table
@@ -18,7 +19,6 @@ from krita_sd.view import View
 from krita_sd.view_lists import size_text
 
 _ROLE = Qt.ItemDataRole.UserRole
-_STEPS = 1000
 
 
 class DownloadsPage(QtWidgets.QWidget):
@@ -44,10 +44,7 @@ class DownloadsPage(QtWidgets.QWidget):
         self.about = Sentence("krita_sd_downloads_about", tr("What it is good for"), lines=3)
         self.source = Sentence("krita_sd_downloads_source", tr("Licence and source"), lines=3)
         self.problem = Sentence("krita_sd_downloads_problem", tr("Why it failed"), lines=6)
-        self.bar = QtWidgets.QProgressBar()
-        self.bar.setObjectName("krita_sd_downloads_bar")
-        self.bar.setAccessibleName(tr("Progress of the download"))
-        self.bar.setRange(0, _STEPS)
+        self.bar = Bar("downloads_bar", tr("Progress of the download"))
         for widget in (self.about, self.source, self.problem, self.bar):
             column.addWidget(widget)
         row = QtWidgets.QHBoxLayout()
@@ -130,9 +127,9 @@ class DownloadsPage(QtWidgets.QWidget):
         self.problem.setVisible(bool(problem))
         self.bar.setVisible(phase in BUSY)
         size, done = offer.get("bytes") or 0, offer.get("done") or 0
-        self.bar.setRange(0, _STEPS if size and phase != "checking" else 0)
-        self.bar.setValue(int(_STEPS * min(done, size) / size) if size else 0)
-        self.bar.setFormat(progress_text(offer).replace("%", "%%"))
+        self.bar.setRange(0, STEPS if size and phase != "checking" else 0)
+        self.bar.setValue(int(STEPS * min(done, size) / size) if size else 0)
+        self.bar.say(progress_text(offer))
 
     def _go(self) -> None:
         what = wish(self._offer())

@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 from krita_sd.dock import buttons
+from krita_sd.dock.bar import STEPS, Bar
 from krita_sd.dock.options import Options
 from krita_sd.dock.results_section import ResultsSection
 from krita_sd.dock.sentence import Sentence
 from krita_sd.dock.split import bring_up
-from krita_sd.dock.tips import escaped
 from krita_sd.qt import QActionGroup, Qt, QtCore, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.text import mark
@@ -149,9 +149,7 @@ class GeneratePage(QtWidgets.QWidget):
 
     def _progress_row(self) -> Any:
         row = QtWidgets.QHBoxLayout()
-        self.progress = _Bar()
-        self.progress.setObjectName("krita_sd_progress")
-        self.progress.setAccessibleName(tr("Progress"))
+        self.progress = Bar("progress", tr("Progress"))
         self.progress.setMinimumWidth(60)
         tip = tr("Stop here and keep what you see")
         self.keep = buttons.push("keep", tr("Stop and keep"), tip, self._actions.keep)
@@ -198,16 +196,5 @@ class GeneratePage(QtWidgets.QWidget):
         self.keep.setEnabled(view.can_keep)
         busy = view.progress is None or view.progress >= 0
         # An indeterminate bar has no text in most styles, and the name of the phase says more than a moving bar.
-        self.progress.setRange(0, 1000)
-        self.progress.setValue(round(1000 * view.progress) if view.progress is not None and busy else 0)
-        self.progress.setFormat(view.progress_text.replace("%", "%%"))
-        self.progress.setTextVisible(bool(view.progress_text))
-        self.progress.setAccessibleDescription(view.progress_text)
-        self.progress.setToolTip(escaped(view.progress_text))
-
-
-class _Bar(QtWidgets.QProgressBar):
-    """Its text ends in "…" where it is too long; Qt would break it into lines that nobody can read."""
-
-    def text(self) -> str:
-        return str(self.fontMetrics().elidedText(super().text(), Qt.TextElideMode.ElideRight, self.width() - 6))
+        self.progress.setValue(round(STEPS * view.progress) if view.progress is not None and busy else 0)
+        self.progress.say(view.progress_text)

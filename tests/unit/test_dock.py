@@ -126,7 +126,7 @@ def inside() -> dict[str, Any]:
         can_discard=True,
         status="<b>status</b> & more",
         progress=0.5,
-        progress_text="50 %",
+        progress_text="loading model 60 %, 2 waiting",
         models=(view.ModelChoice("", "Default"), view.ModelChoice("b", "Bad", "It is not safe to load.")),
     )
     page, strip = panel.workspaces["generate"], panel.workspaces["generate"].results.strip
@@ -170,6 +170,10 @@ def inside() -> dict[str, Any]:
     out["doubled"] = sorted({name for name in names if names.count(name) > 1})
     formats = (panel.status.textFormat(), page.note.textFormat())
     out["plain"] = all(text == Qt.TextFormat.PlainText for text in formats)
+    page.progress.resize(600, 22)
+    out["progress"] = [page.progress.text(), page.progress.value()]
+    page.progress.resize(90, 22)
+    out["progress"].append(page.progress.text()[-1])
     out["bad model"] = panel.asking.model.model().item(1).isEnabled()
     out |= prompt_keys(panel, actions, press)
     out["dimmed"] = dimmed(panel)
@@ -348,6 +352,10 @@ def test_every_field_has_one_name_for_tests_and_one_for_screen_readers(seen: dic
 
 def test_text_is_never_markup_and_an_unusable_model_cannot_be_chosen(seen: dict[str, Any]) -> None:
     assert seen["plain"] is True and seen["bad model"] is False
+
+
+def test_the_bar_says_what_happens_as_it_is_and_as_much_as_fits(seen: dict[str, Any]) -> None:
+    assert seen["progress"] == ["loading model 60 %, 2 waiting", 500, "\u2026"]
 
 
 def test_no_page_is_wider_than_the_narrowest_docker(seen: dict[str, Any]) -> None:
