@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from server.diffusion import Output, Task, generate, load_model
-from tests.tiny import make_model
+from tests.tiny import make_file, make_model
 
 Loaded = Callable[..., Any]
 
@@ -70,6 +70,12 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
         return made[key]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A single file in the original layout of a tiny SD 1 model: tests must leave it as it was."""
+    return make_file(tmp_path_factory.mktemp("files") / "tiny.safetensors")
 
 
 @pytest.fixture(scope="session")
