@@ -56,6 +56,8 @@ def test_text_to_picture(studio: Studio, session: Session) -> None:
     assert "step" in texts and f"of {SEEN}" in texts
     studio.steps(QUICK)
     session.screenshot("golden-1-done")
+    whole = "(lambda w: w.visibleRegion().boundingRect() == w.rect())(widget('krita_sd_{0}'))"
+    assert [session.eval(whole.format(name)) for name in ("generate", "apply")] == [True, True], "without scrolling"
     studio.apply()
     assert studio.undo_steps() == ["Add Layer"]
     names = studio.layer_names()
