@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which precision a device computes in: measured once when the worker starts, in about 50 ms per candidate.
+"""Which precision a device computes in: measured once when the worker starts, in about 50 ms per candidate (a coarse
+clock needs more).
 
 The usual one of the device wins unless another is faster by a wide margin: a close race could end differently at the
 next start, and the same recipe would give other bytes.
@@ -16,6 +17,9 @@ log = logging.getLogger(__name__)
 
 MARGIN = 1.6
 SECONDS = 0.05
+
+TICKS = 12
+"""Steps of the clock that one measurement takes at least; by one of them it may be wrong."""
 
 CANDIDATES = {
     "cpu": ("float32", "bfloat16"),
@@ -42,7 +46,9 @@ def choose_dtype(device: str, seconds: float = SECONDS) -> Any:
     if kind == "cpu":
         torch.set_num_threads(1)
     try:
-        speeds = _speeds(_works(torch, device, CANDIDATES.get(kind, ("float32",))), seconds, kind)
+        # By the time of one thread other programs take nothing of it: a busy processor decides like a quiet one.
+        clock = time.thread_time if kind == "cpu" else time.perf_counter
+        speeds = measured(_works(torch, device, CANDIDATES.get(kind, ("float32",))), seconds, clock)
     finally:
         torch.set_num_threads(threads)
     chosen = fastest(speeds)
@@ -59,20 +65,38 @@ def fastest(speeds: dict[str, float]) -> str:
     return best if speeds[best] > MARGIN * speeds[usual] else usual
 
 
-def _speeds(works: Mapping[str, Callable[[], None]], seconds: float, kind: str) -> dict[str, float]:
-    """Rounds per second, by the quickest round of each; they take turns.
-
-    On the processor by the time of one thread, which other programs take nothing of: a busy machine decides alike.
-    """
-    clock = time.thread_time if kind == "cpu" else time.perf_counter
+def measured(works: Mapping[str, Callable[[], None]], seconds: float, clock: Callable[[], float]) -> dict[str, float]:
+    """Rounds per second by `clock`, by the quickest measurement of each; they take turns."""
     quickest = dict.fromkeys(works, float("inf"))
+    least = TICKS * tick(clock)
     until = clock() + seconds * len(works)
     while works and (clock() < until or float("inf") in quickest.values()):
         for name, work in works.items():
-            began = clock()
-            work()
-            quickest[name] = min(quickest[name], clock() - began)
+            quickest[name] = min(quickest[name], _took(work, clock, least))
     return {name: 1.0 / max(took, 1e-9) for name, took in quickest.items()}
+
+
+def _took(work: Callable[[], None], clock: Callable[[], float], least: float) -> float:
+    """Seconds of one round, out of as many as take `least` seconds."""
+    began, rounds = clock(), 0
+    while True:
+        work()
+        rounds += 1
+        passed = clock() - began
+        if passed >= least:
+            return passed / rounds
+
+
+def tick(clock: Callable[[], float]) -> float:
+    """By how much `clock` steps on. Looked at, not asked for: Windows promises 100 ns of the time of a thread, which
+    goes in steps of 16 ms there."""
+    steps = []
+    for _ in range(2):  # the first one may have begun before
+        began = now = clock()
+        while now <= began:
+            now = clock()
+        steps.append(now - began)
+    return min(steps)
 
 
 def _works(torch: Any, device: str, names: Sequence[str]) -> dict[str, Callable[[], None]]:

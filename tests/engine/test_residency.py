@@ -7,6 +7,7 @@ would be there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,35 @@ def test_the_usual_precision_wins_unless_another_is_much_faster() -> None:
     assert precision.fastest({"float32": 100.0, "bfloat16": 170.0}) == "bfloat16"
     assert precision.fastest({"bfloat16": 3.0}) == "bfloat16"
     assert precision.fastest({}) == "float32"
+
+
+class CoarseClock:
+    """A fake of Windows' clock of a thread: it goes in steps of 15.625 ms. Looking at it takes 1 us."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1e-6
+        return self.now // 0.015625 * 0.015625
+
+    def work(self, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.now += seconds
+
+        return run
+
+
+@pytest.mark.parametrize(("usual", "other"), [(0.003, 0.001), (0.0011, 0.001), (0.03, 0.025), (0.001, 0.003)])
+def test_precisions_are_told_apart_by_a_coarse_clock(usual: float, other: float) -> None:
+    clock = CoarseClock()
+    assert precision.tick(clock) == pytest.approx(0.015625)
+    works = {"float32": clock.work(usual), "bfloat16": clock.work(other)}
+    speeds = precision.measured(works, precision.SECONDS, clock)
+    for name, seconds in (("float32", usual), ("bfloat16", other)):
+        assert speeds[name] == pytest.approx(1.0 / seconds, rel=0.1)
+    assert precision.fastest(speeds) == ("bfloat16" if usual > precision.MARGIN * other else "float32")
+    assert clock.now < 1.0
 
 
 def test_the_precision_of_the_processor_is_measured() -> None:
