@@ -70,7 +70,7 @@ class Weights:
 @dataclass(frozen=True)
 class Load:
     """One job as memory sees it. width, height: render size in pixels. pair: guidance runs two at once. itemsize:
-    bytes per number. extra: bytes of what is loaded beside the model (control models)."""
+    bytes per number. extra: bytes of what stays loaded beside the model (an upscaler)."""
 
     family: str
     weights: Weights
@@ -151,7 +151,7 @@ def peak(load: Load, rung: str, tiled: bool = False) -> int:
     else:
         share = {2: 1.0, 3: 0.12, 4: 0.12, 5: 0.06}[step]  # a few of the blocks at a time
         most = max(encoders * min(1.0, 2 * share), denoiser * share + denoising, autoencoder + decoding)
-    return int(most) + BASE
+    return int(most) + load.extra + BASE
 
 
 def judge(load: Load, free: int, offloading: bool = True) -> Verdict:
@@ -185,13 +185,13 @@ def judge(load: Load, free: int, offloading: bool = True) -> Verdict:
 def _on_processor(load: Load, rung: str) -> int:
     # All weights stay where they are; only the autoencoder's pixels shrink.
     working = max(_denoising(load), _decoding(load, tiled=rung == "tiled"))
-    return int(load.itemsize * load.weights.all + working) + BASE
+    return int(load.itemsize * load.weights.all + working) + load.extra + BASE
 
 
 def _denoising(load: Load) -> float:
     per_cell = CELL_ELEMENTS.get(load.family, TRANSFORMER_ELEMENTS)
     cells = load.width * load.height / 64 * (2 if load.pair else 1)
-    return WORKSPACE * load.itemsize * per_cell * cells + load.extra
+    return WORKSPACE * load.itemsize * per_cell * cells
 
 
 def _decoding(load: Load, tiled: bool) -> float:
@@ -217,13 +217,15 @@ def estimate(
     free: int,
     offloading: bool,
     parts: Mapping[str, Path] | None = None,
+    extra: int = 0,
 ) -> Verdict:
-    """`judge` for the model at `path`; `unknown` with a sentence when its headers cannot be read."""
+    """`judge` for the model at `path` with `extra` bytes beside it; `unknown` with a sentence when no header can be
+    read."""
     try:
         weights = weights_of(path, parts)
     except WireError as error:
         return Verdict("unknown", "full", 0, free, str(error))
-    return judge(Load(family, weights, width, height, pair, itemsize), free, offloading)
+    return judge(Load(family, weights, width, height, pair, itemsize, extra), free, offloading)
 
 
 def _size(count: int) -> str:

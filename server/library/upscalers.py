@@ -8,12 +8,16 @@ networks these are. No torch: the library lists a file before anybody opens it.
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from krita_sd.geometry import NativeRange
 from krita_sd.wire.errors import Code, WireError
 
+from .header import read_header
 from .memory import WORKSPACE
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -176,3 +180,19 @@ def piece_side(free: int, scale: int, own: bool, itemsize: int) -> int:
     if free <= 0:
         return SIDES[0]
     return next((side for side in SIDES if piece_bytes(side, scale, own, itemsize) <= free), SIDES[-1])
+
+
+def needed_bytes(path: Path, itemsize: int) -> tuple[int, int]:
+    """(of the weights, of the smallest piece) of an upscaler for four times the size, as most are. Raises
+    WireError(model_missing, model_corrupt)."""
+    shapes = read_header(path).shapes
+    network = network_of(shapes)
+    own = network is not None and network.own
+    size = itemsize if own else 4  # most others run in float32 only
+    return size * sum(math.prod(shape) for shape in shapes.values()), piece_bytes(SIDES[-1], 4, own, size)
+
+
+def refined_side(native: NativeRange) -> int:
+    """Side of the pieces in which a model with these sizes refines what was enlarged."""
+    side = math.sqrt(native.pixels or native.max_pixels)
+    return max(native.multiple, int(side) // native.multiple * native.multiple)

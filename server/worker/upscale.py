@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from krita_sd.geometry import Extent, RenderPlan
 from krita_sd.wire.recipe import Recipe, steps_plan
 from krita_sd.wire.values import or_default
+from server.library.upscalers import SIDES, piece_side, refined_side
 
 from . import pixels
 from .device import is_out_of_memory, release
@@ -76,9 +77,7 @@ class UpscaleRun(UnitRun):
 
     @property
     def _side(self) -> int:
-        native = self.model.native
-        side = math.sqrt(native.pixels or native.max_pixels)
-        return max(native.multiple, int(side) // native.multiple * native.multiple)
+        return refined_side(self.model.native)
 
     def image(self) -> Array:
         if self.recipe.strength <= 0.0:
@@ -106,7 +105,6 @@ class UpscaleRun(UnitRun):
     def _in_pieces(self, image: Array, extent: Extent) -> Array:
         """By pieces as large as memory has room for; by smaller ones when it runs out all the same."""
         from server.diffusion.upscale import enlarge
-        from server.library.upscalers import SIDES, piece_side
 
         upscaler, poll, told = self._upscaler, self.control.poll, self.reports.before
         if upscaler is None:

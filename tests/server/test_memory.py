@@ -268,6 +268,11 @@ async def test_a_client_can_ask_whether_a_picture_fits(painter: Painter) -> None
     assert small.verdict == "fits" and 0 < small.needed < small.free and small.text.startswith("Fits")
     huge = await answer_to(painter, Estimate("huge", tiny(model=model, width=8192, height=8192)))
     assert huge.needed > small.needed
+    # Enlarging goes by pieces of the model's own size, and at strength 0 without the model.
+    enlarged = {"kind": "upscale", "image": "0" * 32, "target_width": 8192, "target_height": 8192}
+    pieces = await answer_to(painter, Estimate("pieces", tiny(model=model, **enlarged)))
+    plain = await answer_to(painter, Estimate("plain", tiny(model=model, strength=0.0, **enlarged)))
+    assert plain.verdict == "fits" and plain.needed < pieces.needed < huge.needed
     missing = await answer_to(painter, Estimate("none", tiny(model="no such model")))
     assert missing.verdict == "unknown" and missing.text
 

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
+from krita_sd.wire.queries import Estimate
 from krita_sd.wire.recipe import Recipe
 from server.diffusion.upscale import enlarge, load_upscaler
+from server.front.memory import answer
 from server.library import Library
 from server.library.upscalers import SIDES, piece_bytes
 from server.worker.job import Execution
@@ -61,6 +63,23 @@ def test_upscalers_are_usable_only_where_something_runs_them(tmp_path: Path, mon
     assert {name for name, problem in after.items() if not problem} == {"esrgan", "hat", "averaged"}
     assert "1 channels" in after["grey"] and "not known here" in after["strange"]
     assert listed(False) == without
+
+
+def test_an_estimate_counts_the_upscaler(tmp_path: Path) -> None:
+    save_file(tensors_of("PLKSR"), tmp_path / "tiny.safetensors")
+    library = Library([tmp_path])
+    library.scan()
+    id = next(entry.id for entry in library.entries if entry.name == "tiny")
+    recipe = Recipe(kind="upscale", width=64, height=64, image="0" * 32, target_width=500, target_height=500)
+    device = {"dtype": "float16", "free": 2**33, "kind": "cuda"}
+
+    def needed(**changes: Any) -> int:
+        return answer(library, device, Estimate("x", recipe.replace(**changes))).needed
+
+    numbers = sum(value.numel() for value in tensors_of("PLKSR").values())
+    assert needed(upscaler=id, strength=0.3) - needed(strength=0.3) == 4 * numbers
+    assert needed(upscaler=id, strength=0.0) - needed(strength=0.0) == 4 * numbers + piece_bytes(64, 4, False, 4)
+    assert "no such upscaler" in answer(library, device, Estimate("x", recipe.replace(upscaler="gone"))).text
 
 
 def test_naming_one_that_cannot_run_says_why() -> None:
