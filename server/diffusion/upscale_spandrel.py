@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 from krita_sd.wire.errors import Code, WireError
 from server.diffusion.task import Cancelled
 from server.diffusion.weights import IsCancelled, Progress, TensorFiles, incomplete
-from server.library.upscalers import bare
+from server.library.upscalers import bare, lacks_extra, network_of
 
 _STANDING_IN = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
 _NOT_HERE = ("rotate", "normalize", "InterpolationMode")
@@ -76,9 +77,13 @@ def load(files: TensorFiles, name: str, progress: Progress | None, cancelled: Is
 
     Raises WireError(model_unsupported, model_corrupt), Cancelled.
     """
-    spandrel = package()
-    state: dict[str, torch.Tensor] = {}
     names = bare(dict.fromkeys(files.names()))
+    try:
+        spandrel = package()
+    except ImportError as error:
+        network = network_of(files.shapes())
+        raise lacks_extra(name, network.title if network else "strange") from error
+    state: dict[str, torch.Tensor] = {}
     if any(int(number) > MOST_NUMBERED * len(names) for key in names for number in re.findall(r"\d+", key)):
         raise incomplete(name, "network")
     for count, (plain, stored) in enumerate(names.items()):
@@ -88,7 +93,9 @@ def load(files: TensorFiles, name: str, progress: Progress | None, cancelled: Is
         if progress is not None:
             progress((count + 1) / len(names))
     try:
-        found = spandrel.ModelLoader().load_from_state_dict(state)
+        with warnings.catch_warnings():  # of how the package is written, which no painter can change
+            warnings.simplefilter("ignore")
+            found = spandrel.ModelLoader().load_from_state_dict(state)
     except spandrel.UnsupportedModelError as error:
         raise _refused(name, "is not an upscaler of a kind that is known here") from error
     except Exception as error:  # it looks for tensors by name and trusts their shapes: anything can come of it

@@ -131,8 +131,8 @@ def models_page_section() -> list[str]:
 
 
 def extra_present() -> bool:
-    """Whether the package of the extra is installed; it is not imported."""
-    return importlib.util.find_spec("spandrel") is not None
+    """Whether the packages of the extra are installed; they are not imported."""
+    return all(importlib.util.find_spec(name) is not None for name in ("spandrel", "einops"))
 
 
 def cannot_run(name: str, shapes: Shapes) -> WireError | None:
@@ -151,11 +151,14 @@ def cannot_run(name: str, shapes: Shapes) -> WireError | None:
             f"{name} works on pictures of {channels} channels, not on colour pictures.",
             "Use one that was made for RGB, or choose none.",
         )
-    if network.own or extra_present():
-        return None
+    return None if network.own or extra_present() else lacks_extra(name, network.title)
+
+
+def lacks_extra(name: str, title: str) -> WireError:
+    """The file `name` holds a network of the extra, which is not installed."""
     return WireError(
         Code.MODEL_UNSUPPORTED,
-        f"{name} is a {network.title} network, which needs a package that is not installed; run "
+        f"{name} is a {title} network, which needs a package that is not installed; run "
         f"python3 install.py --with {EXTRA} and rescan the models.",
         "Or use an ESRGAN model, which needs nothing more.",
     )

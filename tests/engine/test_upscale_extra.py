@@ -181,7 +181,7 @@ def test_only_tensors_reach_the_package_and_torchvision_stays_out(
     assert caught.value.code is Code.MODEL_UNSAFE
 
 
-@pytest.mark.parametrize("damage", ["missing", "other shape", "made-up number", "grey", "unknown", "absent"])
+@pytest.mark.parametrize("damage", ["missing", "other shape", "made-up number", "grey", "unknown", "absent", "broken"])
 def test_files_that_cannot_run_are_one_sentence(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = tensors_of("HAT")
     if damage == "missing":
@@ -194,15 +194,20 @@ def test_files_that_cannot_run_are_one_sentence(damage: str, tmp_path: Path, mon
         tensors["conv_first.weight"] = tensors["conv_first.weight"][:, :1].contiguous()
     elif damage == "unknown":
         tensors = {"conv_first.weight": torch.zeros(4, 3, 3, 3), "own.weight": torch.zeros(4)}
-    else:
+    elif damage == "absent":
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    else:  # it is there, and cannot be imported
+        monkeypatch.setattr(upscalers, "extra_present", lambda: True)
+        monkeypatch.setitem(sys.modules, "einops", None)
+        for module in [name for name in sys.modules if name.partition(".")[0] == "spandrel"]:
+            monkeypatch.delitem(sys.modules, module)
     save_file(tensors, tmp_path / "network.safetensors")
     with pytest.raises(WireError) as caught:
         load_upscaler(tmp_path / "network.safetensors")
     corrupt = damage in ("missing", "other shape", "made-up number")
     assert caught.value.code is (Code.MODEL_CORRUPT if corrupt else Code.MODEL_UNSUPPORTED)
     assert "network.safetensors" in caught.value.message
-    if damage == "absent":
+    if damage in ("absent", "broken"):
         assert "is a HAT network" in caught.value.message
         assert "install.py --with upscalers" in caught.value.message
 
