@@ -61,9 +61,19 @@ def walk() -> dict[str, object]:
     return {"load": os.getloadavg()[0], "document": size, "seconds": seen, "hand": hand}
 
 
+def _at_rest(session: Session, where: str) -> list[tuple[int, int]]:
+    """The places that the expression tells, once they are the same twice: the window manager moves new windows."""
+    places = session.wait(where, 20)
+    while True:
+        time.sleep(0.2)
+        before, places = places, session.wait(where, 20)
+        if places == before:
+            return list(places)
+
+
 def _paint(studio: Counted, session: Session, mark: Callable[[str], None]) -> None:
     studio.key("ctrl+n")
-    studio.click_at(*session.wait(CREATE, 20, "the button Create")[0])
+    studio.click_at(*_at_rest(session, CREATE)[0])
     session.wait("K.activeDocument() is not None and canvas_state() is not None and idle()", 20)
     mark("the document is there")
     studio.connected()
