@@ -27,6 +27,7 @@ from server.diffusion.features.reference import References
 from server.diffusion.features.wrap import Wrapped
 from server.diffusion.few_step import FewStep, few_step_name
 from server.diffusion.live_canvas import DeviceCanvas, content_of, resized
+from server.diffusion.live_encode import patched_encoder
 from server.diffusion.live_format import live_autoencoder
 from server.diffusion.live_graph import CopyBack, Steps, Traced
 from server.diffusion.live_guides import Guides, references
@@ -65,6 +66,7 @@ class LiveSession:
         self._model = model
         tiny = model.tiny_decoder
         self._tiny = live_autoencoder(tiny) if tiny is not None and hasattr(tiny, "encoder") else None
+        self._patched = patched_encoder(self._tiny)
         self.counts: Counter[str] = Counter()
         self._conditions: Recent[Condition] = Recent(_KEPT)
         self._tables: Recent[FewStep] = Recent(_KEPT)
@@ -224,7 +226,9 @@ class LiveSession:
             order = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else None
             pixels = pixels.to(weight.dtype)
             pixels = pixels.contiguous(memory_format=order) if order is not None else pixels
-            latents = tiny.encode(pixels, return_dict=False)[0].to(torch.float32).contiguous()
+            patched = self._patched if not task.wrap else None  # its pieces know no opposite edge
+            found = tiny.encode(pixels, return_dict=False)[0] if patched is None else patched(pixels)
+            latents = found.to(torch.float32).contiguous()
         else:
             spread = self._model.autoencoder.encode(pixels.to(self._model.autoencoder.dtype), return_dict=False)[0]
             latents = self._model.scaled(spread.mean.to(torch.float32)).contiguous()
