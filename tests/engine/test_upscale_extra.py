@@ -55,6 +55,23 @@ NETWORKS: dict[str, Callable[[Any], Any]] = {
     "SPAN": lambda of: of.SPAN.SPAN(num_in_ch=3, num_out_ch=3, feature_channels=16, upscale=2),
     "SAFMN": lambda of: of.SAFMN.SAFMN(dim=16, n_blocks=1, upscaling_factor=2),
     "SCUNet": lambda of: of.SCUNet.SCUNet(in_nc=3, config=[0, 1, 0, 1, 0, 1, 0], dim=64),
+    "CRAFT": lambda of: of.CRAFT.CRAFT(
+        embed_dim=12, depths=[2], num_heads=[2], split_size_0=4, split_size_1=4, mlp_ratio=2.0, upscale=2
+    ),
+    "RGT": lambda of: of.RGT.RGT(
+        img_size=16, upscale=2, embed_dim=16, depth=[2], num_heads=[2], mlp_ratio=2, split_size=[4, 8]
+    ),
+    "ESRGAN+": lambda of: of.ESRGAN.ESRGAN(num_filters=8, num_blocks=1, scale=2, plus=True),
+    "RCAN": lambda of: of.RCAN.RCAN(scale=2, n_resgroups=1, n_resblocks=1, n_feats=16),
+    "MoSR": lambda of: of.MoSR.MoSR(upscale=2, n_block=2, dim=16),
+    "FDAT": lambda of: of.FDAT.FDAT(scale=2, embed_dim=16, num_groups=1, depth_per_group=2, num_heads=2),
+    "SwiftSRGAN": lambda of: of.SwiftSRGAN.SwiftSRGAN(num_channels=8, num_blocks=1, upscale_factor=2),
+    "SAFMN-BCIE": lambda of: of.SAFMNBCIE.SAFMNBCIE(dim=16),
+    "DnCNN": lambda of: of.DnCNN.DnCNN(in_nc=3, out_nc=3, nc=8, nb=17, act_mode="R"),
+    "DRUNet": lambda of: of.DRUNet.DRUNet(in_nc=4, out_nc=3, nc=[8, 16, 16, 16], nb=2),
+    "NAFNet": lambda of: of.NAFNet.NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),
+    "KBNet": lambda of: of.KBNet.KBNet_s(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),
+    "FFTformer": lambda of: of.FFTformer.FFTformer(dim=8, num_blocks=[1, 1, 1], num_refinement_blocks=1),
 }  # fmt: skip
 
 
