@@ -58,6 +58,7 @@ class View:
     can_keep: bool = False
     can_apply: bool = False
     can_discard: bool = False
+    can_mask: bool = True
     progress: float | None = -1.0
     progress_text: str = ""
     status: str = ""

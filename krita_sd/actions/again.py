@@ -22,7 +22,7 @@ from krita_sd.guarded import guarded
 from krita_sd.job_events import Phase
 from krita_sd.jobs import Result
 from krita_sd.link import Draft
-from krita_sd.text import tr
+from krita_sd.text import mark, tr
 from krita_sd.view import View
 from krita_sd.wire.errors import Code, WireError
 from krita_sd.wire.frames import Picture
@@ -83,7 +83,7 @@ class Again(Part):
 
     def viewed(self, view: View) -> View:
         if self.input in self.core.table.results:
-            return dataclasses.replace(view, button="Refine result")
+            return dataclasses.replace(view, button=mark("Refine result"))
         return view
 
     def _round(self, result: Result) -> None:

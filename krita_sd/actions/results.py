@@ -13,6 +13,7 @@ from krita_sd import job_events as ev
 from krita_sd import pictures, view
 from krita_sd.actions.core import Core
 from krita_sd.actions.part import Part
+from krita_sd.canvas.insert import can_mask
 from krita_sd.geometry import Bounds
 from krita_sd.guarded import guarded
 from krita_sd.history.worker import Worker
@@ -79,8 +80,7 @@ class Results(Part):
 
     @guarded
     def apply_in(self, way: str) -> None:
-        """The same in one of the ways of `settings.APPLY_WAYS`, which is remembered."""
-        self.core.change(apply_way=way)
+        """The same in one of the ways of `settings.APPLY_WAYS`, which is remembered where it can be gone."""
         for key in self.targets():
             result = self.core.table.results[key]
             if result.applied:
@@ -90,6 +90,7 @@ class Results(Part):
                 self.core.feed(ev.Applied(key))
             else:
                 self._open_parked(key)
+        self.core.change(apply_way=way)
 
     @guarded
     def discard(self) -> None:
@@ -200,6 +201,9 @@ class Results(Part):
 
     def started(self) -> None:
         self.core.link.run(self._restore)
+
+    def shown(self) -> dict[str, Any]:
+        return {"can_mask": can_mask()}
 
     def stopped(self) -> None:
         self._reader.close(0.2)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from krita import Selection
+from krita import Document, Selection
 
 from ..geometry import Bounds
 from ..qt import QtCore, Signal
@@ -26,14 +26,14 @@ RETRY = 40  # milliseconds between two looks at a busy document
 _BAND = 1 << 20  # bytes that are split into colour and transparency at a time
 
 
-def can_mask(doc: Any) -> bool:
+def can_mask() -> bool:
     """Whether this Krita lets a plugin make transparency masks with content."""
-    return hasattr(doc, "createTransparencyMask")
+    return hasattr(Document, "createTransparencyMask")
 
 
 def problem_with(way: str, doc: Any) -> str:
     """Why this way cannot be gone in `doc` now, as a sentence; "" when it can."""
-    if way == "mask" and not can_mask(doc):
+    if way == "mask" and not can_mask():
         return tr("Transparency masks need Krita 5.2 or later. Apply as a plain layer instead.")
     if way != "into":
         return ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from krita_sd.dock import buttons
 from krita_sd.dock.empty import Empty
-from krita_sd.dock.results import is_select_all
+from krita_sd.dock.results import highlighted, is_select_all
 from krita_sd.qt import QAction, Qt, QtCore, QtWidgets, tr
 from krita_sd.settings import Settings
 from krita_sd.view import View
@@ -191,6 +191,9 @@ class _Cell(QtWidgets.QStyledItemDelegate):
 
     def sizeHint(self, option: Any, index: Any) -> Any:  # noqa: N802
         return _CELL
+
+    def paint(self, painter: Any, option: Any, index: Any) -> None:
+        super().paint(painter, highlighted(painter, option), index)
 
 
 _KEYS = {

@@ -114,6 +114,18 @@ class ResultStrip(QtWidgets.QListWidget):
             getattr(self, signal).emit()
 
 
+def highlighted(painter: Any, option: Any) -> Any:
+    """Fill the cell of a selected picture; what is left to draw in it. Many styles, Krita's among them, highlight the
+    text of a picture only, and there is none."""
+    selected = QtWidgets.QStyle.StateFlag.State_Selected
+    if not option.state & selected:
+        return option
+    painter.fillRect(option.rect, option.palette.highlight())
+    left = QtWidgets.QStyleOptionViewItem(option)
+    left.state = left.state & ~selected
+    return left
+
+
 def is_select_all(event: Any) -> bool:
     """Ctrl+A, which would select the canvas if the list did not say that the key is its own."""
     return bool(event.matches(QtGui.QKeySequence.StandardKey.SelectAll))
@@ -139,7 +151,7 @@ class _Thumbnail(QtWidgets.QStyledItemDelegate):
         self._pixmap = pixmap
 
     def paint(self, painter: Any, option: Any, index: Any) -> None:
-        super().paint(painter, option, index)
+        super().paint(painter, highlighted(painter, option), index)
         found = self._pixmap(index.data(_KEY))
         if found is None:
             return

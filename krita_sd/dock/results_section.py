@@ -121,6 +121,7 @@ class ResultsSection(QtWidgets.QWidget):
         buttons.set_tip(self.apply, f"{tr(_WAYS[settings.apply_way][1])} (Enter)", "apply")
         for way, action in self.way_actions.items():
             action.setChecked(way == settings.apply_way)
+        self.way_actions["mask"].setEnabled(view.can_mask)
         self.with_metadata.setChecked(settings.save_metadata)
         self._folder = settings.save_folder or str(Path.home())
         # From the first job on: with each that comes and goes the buttons would move under the pen.

@@ -113,7 +113,8 @@ def test_ways_to_apply(studio: Studio, session: Session, depth: str) -> None:
         assert len(studio.undo_steps()) == before + 1
     else:
         session.run("A.apply_in('mask')")
-        assert "5.2" in session.eval("A._notice[0]")
+        assert "5.2" in session.eval("A._notice[0]") and session.eval("A.settings.apply_way") == "into"
+        assert not session.eval("A.view.can_mask")
     session.run("A.change(apply_way='top')")
 
 

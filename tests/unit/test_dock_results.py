@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -98,7 +99,8 @@ def inside() -> dict[str, Any]:
             action.trigger()
     section.with_metadata.trigger()
     out["menu"] = take()
-    section.show_view(shown, Settings(apply_way="into"))
+    section.show_view(dataclasses.replace(shown, can_mask=False), Settings(apply_way="into"))
+    out["ways"] = [way for way, action in section.way_actions.items() if action.isEnabled()]
     out["two steps said"] = "two undo steps" in section.apply.toolTip()
     strip.item(1).setSelected(True)
     take()
@@ -134,6 +136,19 @@ def inside() -> dict[str, Any]:
     out["history keys"] = [[item for item in call if not callable(item)] for call in take()]
     asked.clear()
     model.page(99, found, 1)  # an answer to a search that is over
+    blue = page.palette().highlight().color()
+
+    def marked(pictures_of: Any, index: Any) -> float:
+        """The share of a cell that has the colour of what is selected."""
+        shot, cell = pictures_of.viewport().grab().toImage(), pictures_of.visualRect(index)
+        dots = [(x, y) for x in range(cell.left(), cell.right(), 2) for y in range(cell.top(), cell.bottom(), 2)]
+        return sum(shot.pixelColor(x, y) == blue for x, y in dots) / len(dots)
+
+    section.show_view(view.View(results=items[:4], selected="a:1"), Settings())
+    cells = [(strip, strip.model().index(row, 0)) for row in (1, 2)]
+    cells += [(page.list, model.index(row, 0)) for row in (0, 1)]
+    out["marked"] = [marked(*cell) for cell in cells]
+    take()
     out["rows"] = model.rowCount()
     if model.canFetchMore(None):
         model.fetchMore(None)
@@ -257,6 +272,15 @@ def test_an_empty_list_says_what_comes_there(seen: dict[str, Any]) -> None:
     strip, no_result, history, queue, no_job = seen["explained"]
     assert (strip, history, queue) == ("", "", "")
     assert (no_result, no_job) == ("Results appear here.", "Nothing is running or waiting.")
+
+
+def test_a_selected_picture_is_seen_to_be_so(seen: dict[str, Any]) -> None:
+    result, other_result, picture, other_picture = seen["marked"]
+    assert result > 0.1 and picture > 0.1 and other_result == other_picture == 0
+
+
+def test_a_way_that_this_krita_has_not_is_grey(seen: dict[str, Any]) -> None:
+    assert seen["ways"] == ["top", "above", "into"]
 
 
 def test_the_menus_offer_the_ways_and_the_rounds(seen: dict[str, Any]) -> None:

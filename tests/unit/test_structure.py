@@ -48,6 +48,8 @@ RULES = [
     Rule("server/library", (*HEAVY, "server.front", "server.diffusion", "server.worker")),
     Rule("server/diffusion", ("server.front", "server.pool", "server.worker", "krita_sd.wire.client", "websockets")),
     Rule("server/worker", ("server.front",)),
+    # A worker hides it from the libraries that would import it at every start (server.worker.loop.UNUSED).
+    *(Rule(where, ("peft",)) for where in ("server/worker", "server/diffusion")),
 ]
 
 
