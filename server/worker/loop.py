@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import queue
+import sys
 import threading
 import traceback
 import uuid
@@ -35,6 +36,9 @@ AHEAD = {
     "diffusers": ("UNet2DConditionModel", "AutoencoderKL", "AutoencoderTiny", "DPMSolverMultistepScheduler"),
     "transformers": ("CLIPTextModel", "CLIPTokenizer"),
 }
+UNUSED = ("peft",)
+"""What these packages import where it is installed, for a quarter of a second; LoRAs are added by our own code."""
+
 KEPT_PICTURES = 16
 """Input pictures kept for the next unit of the same job."""
 
@@ -59,6 +63,8 @@ class WorkLoop:
 
     def run(self) -> None:
         threading.Thread(target=self._read, name="orders", daemon=True).start()
+        for package in UNUSED:
+            sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # Python's mark of "not there"
         with without_collections():
             models = self._start()
             _import_ahead()
