@@ -88,7 +88,8 @@ class Panel(QtWidgets.QWidget):
         """Pixels that show everything without scrolling, with the results that the first picture brings."""
         generate = self.workspaces["generate"]
         later = generate.results.sizeHint().height() if not generate.results.isVisible() else 0
-        return int(self._split.sizeHint().height() + later + self.status.sizeHint().height() + 48)
+        lines = 2 * self.fontMetrics().lineSpacing()  # the sentences may become longer
+        return int(self._split.sizeHint().height() + later + self.status.sizeHint().height() + lines + 48)
 
     def _header(self) -> Any:
         """Workspaces on the left, pages on the right; one of all is pressed. A page without a button has a way back."""

@@ -115,14 +115,14 @@ class ResultStrip(QtWidgets.QListWidget):
 
 
 def highlighted(painter: Any, option: Any) -> Any:
-    """Fill the cell of a selected picture; what is left to draw in it. Many styles, Krita's among them, highlight the
-    text of a picture only, and there is none."""
-    selected = QtWidgets.QStyle.StateFlag.State_Selected
-    if not option.state & selected:
+    """Fill the cell of a selected picture; what is left to draw in it. Many styles, Krita's among them, highlight and
+    frame the text of a picture only, and there is none."""
+    flags = QtWidgets.QStyle.StateFlag
+    if not option.state & flags.State_Selected:
         return option
     painter.fillRect(option.rect, option.palette.highlight())
     left = QtWidgets.QStyleOptionViewItem(option)
-    left.state = left.state & ~selected
+    left.state = left.state & ~flags.State_Selected & ~flags.State_HasFocus
     return left
 
 
