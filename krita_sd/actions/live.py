@@ -58,6 +58,7 @@ class Live(Part, QtCore.QObject):
         self._used: tuple[Any, ...] = ()
         self._reader: Reading | None = None
         self._always = False
+        self._whole = 0  # generation of the last look at all of the region
         self._drawn: Any = None
         self._busy: Any = None
         self._controls: tuple[Picture, ...] = ()
@@ -210,6 +211,8 @@ class Live(Part, QtCore.QObject):
             if not settled and trip is not None:
                 self._lookout.give_event_back(trip.event)
             self._showing.dress()
+            if settled and event.generation == self._whole and host.is_idle(self._doc):
+                self._feed(m.Same(event.live, event.generation))
 
     # What follows ----------------------------------------------------------------------------------------------------
 
@@ -335,7 +338,7 @@ class Live(Part, QtCore.QObject):
         self._controls = tuple(Picture("bgra8", *size, data) for _, data in controls)
         if made.bounds == aim.bounds and len(self._controls) == len(made.recipe.controls):
             self._feed(m.Wished(self._wish_of(made)))
-        generation = self._machine.number()
+        generation = self._whole = self._machine.number()
         now = time.monotonic()
         self.timeline.begin(Trip(generation, self._lookout.take_event(), began, now))
         self._showing.fresh.read(generation, Bounds(0, 0, 0, 0))

@@ -7,7 +7,8 @@
 
 Every session with the server has an id of its own: other pixels, another region or a pause end it, so nothing that
 belongs to it can be taken for the next. Generations increase over all sessions. Shown are only frames of the present
-session, newer than the one shown, and not older than the last Undo.
+session, newer than the one shown, and not older than the last Undo; an older one is held until the document has been
+read again: Undo may have changed no pixel.
 """
 
 from __future__ import annotations
@@ -70,6 +71,14 @@ class Changed:
 @dataclass(frozen=True)
 class Undone:
     """The document went back: what is being computed shows something that does not exist any more."""
+
+
+@dataclass(frozen=True)
+class Same:
+    """The whole region was read for that generation, and is what the last request was about."""
+
+    live: str
+    generation: int
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,7 @@ class Machine:
         self.shown = 0
         self._seen = Surroundings(None)
         self._floor = 0
+        self._held = 0
         self._failure: str | None = None
 
     def feed(self, event: Any) -> list[Effect]:
@@ -201,15 +211,25 @@ class Machine:
             case Wanted():
                 yield Ask(self.live, self.number(), whole=True)
             case FrameCame(_, generation):
-                if generation > self.shown and generation >= self._floor:
-                    self.shown = generation
-                    self.phase, self.text = Phase.ON, ""
-                    yield Show(self.live, generation)
+                if generation >= self._floor:
+                    yield from self._show(generation)
+                else:
+                    self._held = max(self._held, generation)
+            case Same(_, generation):
+                if generation >= self._floor:
+                    self._floor = 0
+                    yield from self._show(self._held)
             case Said(_, "failed", text):
                 self._failure = text or tr("Live stopped.")
                 yield from self._reconcile()
             case Said(_, state, text):
                 self.text = text or (tr("The server loads the model ...") if state == "loading" else "")
+
+    def _show(self, generation: int) -> Iterator[Effect]:
+        if generation > self.shown:
+            self.shown = generation
+            self.phase, self.text = Phase.ON, ""
+            yield Show(self.live, generation)
 
     def _reconcile(self) -> Iterator[Effect]:
         """Make the session what circumstances want it to be."""
@@ -222,6 +242,7 @@ class Machine:
         if target is not None and not self.live:
             self.live, self.aim = self._new_id(), target
             self._floor = self.number()
+            self._held = 0
             self.phase, self.text = Phase.STARTING, ""
             yield Open(self.live, target, self.generation)
         if not self.live:
