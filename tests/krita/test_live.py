@@ -128,6 +128,22 @@ def test_nothing_stale_after_undo(pen: Pen, peer: Peer, session: Session) -> Non
     assert session.eval("shown_pixel(250, 200)") == [0, 0, 0], "white paper, inverted"
 
 
+def test_an_undo_that_changes_no_pixel_costs_no_frame(pen: Pen, peer: Peer, session: Session) -> None:
+    """What was asked for before it is still a picture of what is there, and nothing else would ask again."""
+    pen.document(300, 300)
+    session.run("K.action('add_new_paint_layer').trigger()")
+    session.wait("len(layers()) == 2 and idle()")
+    on(session)
+    caught_up(session, peer)
+    peer.delay = 0.6
+    session.run("A.change(prompt='a lighthouse')")
+    session.wait("any(trip.sent for trip in L.timeline._open.values())")
+    session.run("asked = max(L.timeline._open)")
+    pen.undo()
+    assert session.eval("len(layers())") == 1
+    session.wait("L._machine.shown >= asked", 10, "the picture that was asked for before the Undo")
+
+
 def test_prompt_strength_and_seed_are_followed_without_sending_pixels(pen: Pen, peer: Peer, session: Session) -> None:
     pen.document(512, 512)
     on(session)
