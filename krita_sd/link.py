@@ -401,6 +401,6 @@ def _open(target: Target) -> Any:
         raise WireError(
             Code.INTERRUPTED,
             tr("{name} does not answer ({reason}).", name=target.name, reason=reason),
-            tr("Trying again."),
+            tr("Trying again. If this goes on, check the address and the log on the Server page."),
             retryable=True,
         ) from None

@@ -327,7 +327,8 @@ def test_nobody_listening_is_one_sentence_and_stopping_takes_no_second() -> None
         port = probe.getsockname()[1]
     rig = Rig(lambda _report, _stop: Target(f"ws://127.0.0.1:{port}/v1", TOKEN, "The server"))
     rig.link.start()
-    assert rig.wait_state("waiting").text.startswith("The server does not answer")
+    state = rig.wait_state("waiting")
+    assert state.text.startswith("The server does not answer") and "Server page" in state.hint
     begin = time.monotonic()
     assert rig.link.stop()
     assert time.monotonic() - begin < 1.0
