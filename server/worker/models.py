@@ -218,6 +218,8 @@ class ModelCache:
 
     def _drop(self, key: str) -> None:
         self._held.pop(key).model.unload()
+        if not self._offloads:
+            release(self._device)  # main memory is everybody's; a graphics card's is asked for when it runs out
 
 
 _PARTS = ("denoiser", "encoders", "autoencoder")
