@@ -30,6 +30,7 @@ from . import (
     evaluate,
     export,
     few_step,
+    finish,
     lora,
     text,
     tiny_decoder,
@@ -45,7 +46,7 @@ WORLD, RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK",
 """Set by torchrun."""
 PARTS = (
     *("tokenizer", "text", "vae", "sharpen", "tiny", "sets", *curriculum.STAGES),
-    *("lora", "few_step", "controlnet", "export", "evaluate"),
+    *("finish", "lora", "few_step", "controlnet", "export", "evaluate"),
 )
 LATER = ("sets", *PARTS[PARTS.index(curriculum.SHIPPED) :])
 """What follows from a finished model: the last stage of its UNet again, with adapters and measurement."""
@@ -55,6 +56,10 @@ def load_vae(work: Path, name: str = "vae") -> AutoencoderKL:
     folder = str((work / name).resolve())
     model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
     return model.eval().to(memory_format=torch.channels_last)
+
+
+def load_tiny(work: Path, name: str = "taesd") -> AutoencoderTiny:
+    return AutoencoderTiny.from_pretrained(str((work / name).resolve()), local_files_only=True).float()
 
 
 def load_text(work: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
@@ -99,6 +104,8 @@ def make_sets(work: Path, names: list[str]) -> None:
         chosen = curriculum.SETS[name]
         seed = 100 + curriculum.ORDER[name]
         dataset.make_set(work, name, chosen.recipe, chosen.count, chosen.width, chosen.height, encoder, seed)
+        if chosen.beyond != 1:
+            dataset.go_beyond(work, name, encoder, chosen.beyond)
         dataset.make_texts(work, name, words, reader)
 
 
@@ -122,9 +129,15 @@ def train_stage(work: Path, name: str, device: str) -> None:
 
 
 def train_extra(work: Path, part: str) -> None:
-    """An adapter or the ControlNet, on the finished UNet."""
+    """The decoder once more, an adapter or the ControlNet, on the finished UNet."""
     base = load_unet(work, curriculum.SHIPPED)
-    if part == "lora":
+    if part == "finish":
+        parts = []
+        for name, count in curriculum.FINISH.items():
+            chosen, seed = curriculum.SETS[name], 100 + curriculum.ORDER[name]
+            parts.append(finish.Finished(work, name, chosen.recipe, seed, (chosen.width, chosen.height), count))
+        finish.train(work, base, load_vae(work, "vae_sharp"), load_tiny(work), parts, curriculum.STEPS["finish"])
+    elif part == "lora":
         lora.train(work, base, dataset.Latents(work, "sepia"), curriculum.STEPS["lora"])
     elif part == "few_step":
         mixture = dataset.Mixture([(dataset.Latents(work, n), share) for n, share in curriculum.FEW_STEP.items()])
@@ -140,9 +153,13 @@ def train_extra(work: Path, part: str) -> None:
 
 
 def write_model(work: Path, out: Path) -> None:
-    tiny = AutoencoderTiny.from_pretrained(str((work / "taesd").resolve()), local_files_only=True)
+    done = (work / "vae_finished").exists()
+    decoder, tiny = (
+        load_vae(work, "vae_finished" if done else "vae_sharp"),
+        load_tiny(work, "taesd_finished" if done else "taesd"),
+    )
     chosen, encoder = load_unet(work, curriculum.SHIPPED), load_text(work)[1]
-    export.export(out, chosen, load_vae(work, "vae_sharp"), encoder, work / "tokenizer", tiny, work)
+    export.export(out, chosen, decoder, encoder, work / "tokenizer", tiny, work)
 
 
 def run(part: str, options: argparse.Namespace, device: str) -> None:
@@ -165,7 +182,7 @@ def run(part: str, options: argparse.Namespace, device: str) -> None:
         vae.sharpen(work, load_vae(work), curriculum.STEPS["sharpen"])
     elif part == "tiny":
         tiny_decoder.train(work, load_vae(work), curriculum.STEPS["tiny"])
-    elif part in ("lora", "few_step", "controlnet"):
+    elif part in ("finish", "lora", "few_step", "controlnet"):
         train_extra(work, part)
     elif part == "export":
         write_model(work, out / "model")

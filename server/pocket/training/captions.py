@@ -32,7 +32,8 @@ CLOSE_UPS = {
 }
 """What fills a picture of kind "sky", and under which skies. Kinds "sky", "detail" (a landscape that always has
 something in it) and "near" (one in which that is large) and "night" (such a one, moonlit) are for the UNet alone:
-tokenizer and text encoder are made from KINDS. Kind "sun" is a sky with a huge one."""
+tokenizer and text encoder are made from KINDS. Kinds "sun" and "cloudy" are skies with huge ones. "clear" (a
+landscape) and "posed" (an object) have few different pictures for the same words, with nothing small in them."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is drawn; `kind` is one of KINDS, "sky", "detail", "near" or "night", `detail` is a seed."""
+    """Everything that is drawn; `kind` is one of KINDS or of those beside CLOSE_UPS, `detail` is a seed."""
 
     kind: str
     items: tuple[Item, ...] = ()
@@ -143,15 +144,27 @@ def propose(rng: np.random.Generator, kind: str) -> Scene:
         stars = ("stars",) if chance(rng, 0.5) else ()
         others = tuple(extra for extra in scene.extras if extra not in (*stars, "clouds"))
         return replace(scene, kind=kind, extras=stars + others)
+    if kind == "clear":
+        roll = rng.uniform()
+        scene = propose(rng, "night") if roll < 0.2 else detailed(rng) if roll < 0.5 else landscape(rng)
+        return replace(scene, kind=kind, extras=scene.extras[:2])
+    if kind == "simple":
+        scene = landscape(rng)
+        return replace(scene, kind="near", extras=scene.extras[:1])
     if kind == "near":
         return replace(detailed(rng) if chance(rng, 0.5) else landscape(rng), kind=kind)
     detail = int(rng.integers(2**31))
     if kind == "sun":
         return Scene("sky", sky="sunny", extras=("sun",), size="huge", detail=detail)
+    if kind == "cloudy":
+        return Scene("sky", sky="sunny", extras=("clouds",), size="huge", detail=detail)
     if kind == "sky":
         subject = pick(rng, CLOSE_UPS)
         return Scene(kind, sky=pick(rng, CLOSE_UPS[subject]), extras=(subject,), detail=detail)
     colour, background, other = colours_apart(rng, 3)
+    if kind == "posed":
+        item = Item(pick(rng, SHAPES if chance(rng, 0.4) else THINGS), colour, radius=0.38, flip=chance(rng, 0.5))
+        return Scene(kind, (item,), background, detail=detail)
     if kind == "shape":
         item = random_item(rng, pick(rng, SHAPES), colour)
         return Scene(kind, (item,), background, detail=detail)
@@ -199,15 +212,36 @@ def sample(rng: np.random.Generator, kind: str, style: str = "flat") -> Scene:
     while True:
         scene = propose(rng, kind)
         if not scene_held_out(scene):
-            return replace(scene, style=style)
+            return colourless(replace(scene, style=style))
 
 
-def wording(rng: np.random.Generator, scene: Scene) -> str:
-    """One way to say what the scene shows, style included."""
+def colourless(scene: Scene) -> Scene:
+    """The scene, its objects all grey on white where the style shows no colours and the caption names none."""
+    if scene.style not in words.COLOURLESS_STYLES or not scene.items:
+        return scene
+    return replace(scene, items=tuple(replace(item, colour="grey") for item in scene.items), background="white")
+
+
+def uncoloured(style: str, wordings: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the wordings that name no colour, where the style shows none; all of them elsewhere."""
+    if style not in words.COLOURLESS_STYLES:
+        return wordings
+    return tuple(text for text in wordings if not set(text.split(" ")) & set(COLOURS))
+
+
+def wording(rng: np.random.Generator, scene: Scene, every: bool = False) -> str:
+    """One way to say what the scene shows, style included.
+
+    With `every` also one that names a colour in a style that shows none: those who only read learn these as well.
+    """
     if scene.kind == "sky":
         text = sky_wording(rng, scene)
     else:
-        text = landscape_wording(rng, scene) if scene.terrain else object_wording(rng, scene)
+        text = (
+            landscape_wording(rng, replace(scene, style="flat") if every else scene)
+            if scene.terrain
+            else object_wording(rng, scene)
+        )
     text = styled(rng, text, scene.style)
     if chance(rng, 0.08):
         text = " ".join(SYNONYMS.get(word, word) for word in text.split(" "))
@@ -318,12 +352,16 @@ def sky_wording(rng: np.random.Generator, scene: Scene) -> str:
 
 
 def landscape_wording(rng: np.random.Generator, scene: Scene) -> str:
-    terrain = pick(rng, TERRAIN_WORDS[scene.terrain])
+    terrain = pick(rng, uncoloured(scene.style, TERRAIN_WORDS[scene.terrain]))
     bright = tuple(w for w in SKY_WORDS[scene.sky] if w != "in the sun" or "sun" in scene.extras)
-    sky = pick(rng, bright)
+    sky = pick(rng, uncoloured(scene.style, bright))
     if sky == "on a cloudy day" and "clouds" not in scene.extras:
         sky = "under an overcast sky"
-    white = {"clouds": ("clouds", "white clouds")} if scene.sky == "sunny" else {}
+    white = (
+        {"clouds": ("clouds", "white clouds")}
+        if scene.sky == "sunny" and scene.style not in words.COLOURLESS_STYLES
+        else {}
+    )
     named = EXTRA_WORDS | white
     mentioned = [pick(rng, named[extra]) for extra in scene.extras if chance(rng, 0.85)]
     lead = [name for name in mentioned if name in ("a house", "a boat")]

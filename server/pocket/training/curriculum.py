@@ -17,6 +17,8 @@ class PictureSet:
     count: int
     width: int = 192
     height: int = 192
+    beyond: float = 1.0
+    """How far the latents go from those of the bare sky, times as far as those of the pictures."""
 
 
 MULTI = {"place": 1.4, "pair": 1.5, "count": 1.3}
@@ -36,7 +38,12 @@ SETS: dict[str, PictureSet] = {
     "sun256": PictureSet(Recipe({"sun": 1}), 160, 256, 256),
     "detail256": PictureSet(Recipe({"detail": 1}), 1600, 256, 256),
     "near256": PictureSet(Recipe({"near": 1}, styled=0.15), 1600, 256, 256),
-    "night256": PictureSet(Recipe({"night": 1}), 640, 256, 256),
+    "night256": PictureSet(Recipe({"night": 1}), 800, 256, 256),
+    "style256": PictureSet(Recipe({"shape": 1.3, "thing": 1.2, "simple": 1.0}, styled=1.0), 2400, 256, 256),
+    "glare256": PictureSet(Recipe({"sun": 1}), 160, 256, 256, beyond=1.6),
+    "cloud256": PictureSet(Recipe({"cloudy": 1}), 160, 256, 256),
+    "clear256": PictureSet(Recipe({"clear": 1}), 2400, 256, 256),
+    "posed256": PictureSet(Recipe({"posed": 1.3, "clear": 0.7}, styled=1.0), 2400, 256, 256),
     "sepia": PictureSet(Recipe({"shape": 1, "thing": 1, "landscape": 2}, look="sepia"), 480, 256, 256),
     "wide": PictureSet(Recipe(ALL, styled=0.2), 320, 320, 192),
     "tall": PictureSet(Recipe(ALL, styled=0.2), 320, 192, 320),
@@ -52,6 +59,11 @@ ORDER |= {
     "sun256": 20,
     "near256": 21,
     "night256": 22,
+    "style256": 23,
+    "cloud256": 24,
+    "clear256": 25,
+    "posed256": 26,
+    "glare256": 20,
 }
 """Which random numbers a set draws from."""
 
@@ -82,6 +94,11 @@ CLEAR |= {"sky256": 0.05, "multi256": 0.07, "styled256": 0.04}
 NEAREST = {"shape256": 0.35, "thing256": 0.15, "near256": 0.25, "multi256": 0.12}
 NEAREST |= {"sky256": 0.02, "sun256": 0.08, "styled256": 0.03}
 NIGHT = {**NEAREST, "shape256": 0.33, "near256": 0.12, "night256": 0.2, "thing256": 0.12}
+STYLES = {"shape256": 0.34, "thing256": 0.07, "multi256": 0.06, "sun256": 0.08}
+STYLES |= {"style256": 0.28, "near256": 0.06, "night256": 0.11}
+CLEARER = {"shape256": 0.3, "thing256": 0.07, "multi256": 0.05, "sun256": 0.18, "cloud256": 0.03}
+CLEARER |= {"near256": 0.09, "clear256": 0.18, "posed256": 0.1}
+GLARE = {**{name: share for name, share in CLEARER.items() if name != "sun256"}, "glare256": 0.18}
 FINAL = {"shape256": 0.45, "thing256": 0.22, "land256": 0.25, "multi256": 0.03, "styled256": 0.05}
 STAGES: dict[str, Stage] = {
     "shapes": Stage((({"shape": 1}, 1, 32),), 560, decay=0.99),
@@ -134,6 +151,21 @@ STAGES: dict[str, Stage] = {
         decay=0.985,
     ),
     "night": Stage(((NIGHT, 1, 64),), 500, 1.6e-3, falling=0.95, decay=0.985, kept=0.5),
+    "styles": Stage(
+        ((STYLES, 0.9, 64), ({"shape": 1}, 0.06, 64), ({"wide": 1}, 0.02, 64), ({"tall": 1}, 0.02, 64)),
+        1000,
+        2.2e-3,
+        falling=0.95,
+        decay=0.985,
+    ),
+    "clear": Stage(
+        ((CLEARER, 0.88, 64), ({"shape": 1}, 0.06, 64), ({"wide": 1}, 0.03, 64), ({"tall": 1}, 0.03, 64)),
+        1390,
+        2.2e-3,
+        falling=0.95,
+        decay=0.985,
+    ),
+    "glare": Stage(((GLARE, 1, 64),), 110, 1e-3, falling=0.9, decay=0.97, kept=0.4),
 }
 """The first learns shapes at 192 px, the next two things and landscapes, the fourth all that at 256 px and in other
 formats, with positions, counts, two objects and styles. At its high rate landscapes are learned and shapes forgotten:
@@ -143,9 +175,12 @@ something in a negative prompt), two objects, numbers and styles; "polish"
 makes shapes clear again; "sun" makes the bare word mean so large a sun that, as a negative prompt, it takes small ones
 away; "near" draws what is in landscapes larger, and makes shapes clear once more;
 "night" is for stars and what is seen under them; the mean of the weights before and after it keeps
-what it would forget of negative words."""
+what it would forget of negative words; "styles" is for the six styles and for land that can be seen at night;
+"clear" has few, large and clear pictures of every landscape and of every object in a style, and huge clouds; "glare"
+makes the bare word mean a sun brighter than any picture's: as a negative prompt it takes those away, too, that the
+model is sure of; a share of the weights before it keeps landscapes clear."""
 
-SHIPPED = "night"
+SHIPPED = "glare"
 """The stage whose weights are in server/pocket, and on which adapters and ControlNet are trained."""
 
 
@@ -161,6 +196,7 @@ def needed(parts: Sequence[str]) -> list[str]:
     wanted = {name for part in parts if part in STAGES for shares, _, _ in STAGES[part].mixtures for name in shares}
     wanted |= set(FEW_STEP) if "few_step" in parts else set()
     wanted |= set(CONTROL) if "controlnet" in parts else set()
+    wanted |= set(FINISH) if "finish" in parts else set()
     wanted |= {"sepia"} if "lora" in parts else set()
     return [name for name in SETS if name in wanted]
 
@@ -176,6 +212,18 @@ def shorten(share: float) -> None:
 
 
 FEW_STEP = {"shape256": 0.35, "thing256": 0.25, "land256": 0.3, "multi256": 0.1}
-CONTROL = ("shape256", "thing256", "land256", "near256", "multi256")
-STEPS = {"text": 700, "vae": 720, "sharpen": 500, "tiny": 400, "lora": 90, "few_step": 120, "controlnet": 1750}
+FINISH = {"clear256": 480, "posed256": 360, "multi256": 240, "thing256": 192, "land256": 192, "shape256": 128}
+FINISH |= {"wide": 64, "tall": 64}
+"""Sets and how many of their pictures the decoder is finished on."""
+CONTROL = ("thing256", "land256", "shape256", "clear256", "thing256", "land256", "multi256", "posed256")
+STEPS = {
+    "text": 700,
+    "vae": 720,
+    "sharpen": 500,
+    "tiny": 400,
+    "lora": 90,
+    "finish": 500,
+    "few_step": 120,
+    "controlnet": 3000,
+}
 """Of the parts that are no stages of the UNet."""

@@ -13,6 +13,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from .drawing import Sheet
+from .landscapes import Place, draw_sky
 from .render import Recipe, describe, picture
 from .runs import Progress, lighter
 from .tokenizer import LENGTH, encode
@@ -94,6 +96,23 @@ def make_set(
     partial.rename(latent_file)
     start_file.unlink(missing_ok=True)
     done_file.write_text(json.dumps([describe(recipe, seed, i)[1] for i in range(count)]))
+
+
+def go_beyond(work: Path, name: str, vae: AutoencoderKL, amount: float) -> None:
+    """Move the latents of a set of close-ups away from those of the bare sky, to `amount` times the distance; once."""
+    file, before = work / f"{name}.npy", work / f"{name}.plain.npy"
+    if before.exists():
+        return
+    plain = np.load(file)
+    sheet = Sheet(plain.shape[3] * 8, plain.shape[2] * 8, (0, 0, 0))
+    place = Place(sheet, "", "sunny", np.random.default_rng(0))
+    place.horizon = 1.0
+    draw_sky(place)
+    x = torch.from_numpy(np.array(sheet.finish())).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.inference_mode():
+        sky = (vae.encode(x).latent_dist.mean * vae.config.scaling_factor).numpy()
+    np.save(file, (sky + amount * (plain - sky)).astype(np.float16))
+    np.save(before, plain)
 
 
 def make_texts(work: Path, name: str, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:

@@ -23,14 +23,16 @@ LIGHT: dict[str, tuple[Rgb, float]] = {
     "sunny": ((255, 255, 255), 0.0),
     "sunset": ((190, 80, 50), 0.28),
     "dawn": ((235, 190, 200), 0.25),
-    "night": ((16, 20, 52), 0.58),
+    "night": ((16, 20, 52), 0.32),
     "overcast": ((150, 154, 160), 0.3),
 }
 GRASS, SAND, SNOW, WATER, ROCK = (96, 176, 76), (230, 196, 126), (240, 244, 250), (52, 116, 190), (124, 122, 134)
 SUN, MOON, CLOUD, STAR = (252, 214, 60), (240, 236, 205), (246, 247, 250), (250, 246, 220)
 SUNS: dict[str, Rgb] = {"sunset": (255, 220, 110), "dawn": (255, 232, 150)}
-MOONLIGHT = 0.36
+MOONLIGHT = 0.18
 """How much of the night's light is in colours where it is a bright one."""
+BRIGHT = ("night", "clear")
+"""The kinds of landscape with a bright moonlight."""
 NEAR = 1.5
 """How much larger things are in a landscape seen from nearby."""
 HORIZON = {"sea": 0.52, "lake": 0.48, "city": 0.74, "road": 0.52, "mountains": 0.66, "snowy mountains": 0.66}
@@ -45,18 +47,19 @@ class Place:
     """One landscape being drawn: its sheet, sky, random numbers and horizon (a fraction of the height).
 
     With the kind "near" what is in it, not the land itself, is larger than usual; with "night" the moonlight is
-    brighter as well and the stars are the same few.
+    brighter as well and the stars are the same few; with "clear" the land, too, has large parts only.
     """
 
     def __init__(self, sheet: Sheet, terrain: str, sky: str, rng: np.random.Generator, kind: str = "") -> None:
         self.sheet, self.terrain, self.sky, self.rng, self.kind = sheet, terrain, sky, rng, kind
-        self.zoom = NEAR if kind in ("near", "night") else 1.0
-        self.horizon = on_grid(HORIZON.get(terrain, 0.58) + rng.uniform(-0.04, 0.04))
+        self.zoom = NEAR if kind in ("near", *BRIGHT) else 1.0
+        swing = 0.0 if kind == "clear" else 0.04
+        self.horizon = on_grid(HORIZON.get(terrain, 0.58) + rng.uniform(-swing, swing))
 
     def lit(self, colour: Rgb) -> Rgb:
         """The colour as it looks in this sky's light."""
         light, amount = LIGHT[self.sky]
-        return blend(colour, light, MOONLIGHT if self.kind == "night" else amount)
+        return blend(colour, light, MOONLIGHT if self.kind in BRIGHT else amount)
 
     def brush(self, x: float, y: float, radius: float) -> Brush:
         return Brush(self.sheet, x, y, radius)
@@ -91,7 +94,8 @@ def draw_sky_extra(place: Place, extra: str) -> None:
         low = place.sky in ("sunset", "dawn")
         y = place.horizon - 0.12 if low else rng.uniform(0.14, 0.24)
         sun = SUNS.get(place.sky, SUN)
-        place.brush(rng.uniform(0.15, 0.85), y, place.zoom * rng.uniform(0.085, 0.12)).disc(0, 0, 1, sun)
+        zoom = 1.2 if place.kind == "clear" else place.zoom
+        place.brush(rng.uniform(0.15, 0.85), y, zoom * rng.uniform(0.085, 0.12)).disc(0, 0, 1, sun)
     elif extra == "moon":
         b = place.brush(rng.uniform(0.15, 0.85), rng.uniform(0.12, 0.24), place.zoom * rng.uniform(0.07, 0.1))
         b.disc(0, 0, 1, MOON)
@@ -102,9 +106,7 @@ def draw_sky_extra(place: Place, extra: str) -> None:
         count = int(rng.integers(2, 4))
         for i in range(count):
             b = place.brush((i + rng.uniform(0.3, 0.7)) / count, rng.uniform(0.12, 0.3), rng.uniform(0.09, 0.13))
-            for x, y, r in ((-0.8, 0.15, 0.5), (0, -0.15, 0.72), (0.8, 0.15, 0.52)):
-                b.disc(x, y, r, colour)
-            b.box(-0.9, 0.1, 0.9, 0.65, colour)
+            cloud(b, colour)
     elif extra == "rainbow":
         cx, radius = rng.uniform(0.35, 0.65) * s.width, 0.5 * min(s.width, s.height)
         cy, step = place.horizon * s.height + radius * 0.1, radius * 0.07
@@ -114,13 +116,19 @@ def draw_sky_extra(place: Place, extra: str) -> None:
             s.pen.arc(box, 180, 360, fill=blend(COLOURS[name], SKY_BANDS[place.sky][1], 0.15), width=round(step) + 1)
 
 
+def cloud(b: Brush, colour: Rgb) -> None:
+    for x, y, r in ((-0.8, 0.15, 0.5), (0, -0.15, 0.72), (0.8, 0.15, 0.52)):
+        b.disc(x, y, r, colour)
+    b.box(-0.9, 0.1, 0.9, 0.65, colour)
+
+
 def draw_stars(place: Place, count: int, low: float) -> None:
-    """Specks; where all is larger, fewer with five points and at even distances, "night" in one of four patterns."""
-    if place.kind == "night":
+    """Specks; where all is larger, fewer with five points and at even distances, by night in one of four patterns."""
+    if place.kind in BRIGHT:
         pattern = np.random.default_rng(int(place.rng.integers(4)))
         for column in (2, 6, 10, 14, 18, 22, 26, 30):
             row = int(pattern.integers(1, 5)) * 2
-            place.brush(column / CELLS, row / CELLS, 0.04).polygon(star_points(5, 0.5), STAR)
+            place.brush(column / CELLS, row / CELLS, 0.05).polygon(star_points(5, 0.5), STAR)
         return
     for _ in range(count if place.zoom == 1 else count // 2):
         x, y = place.rng.uniform(0.02, 0.98), place.rng.uniform(0.02, low)
@@ -142,6 +150,9 @@ def draw_close_up(sheet: Sheet, sky: str, extra: str, rng: np.random.Generator, 
         b.disc(0, 0, 1, MOON if extra == "moon" else SUNS.get(sky, SUN))
     elif extra == "stars":
         draw_stars(place, 48, 0.98)
+    elif huge:
+        for x, y in ((0.2, 0.15), (0.7, 0.12), (0.45, 0.4), (0.95, 0.45), (0.05, 0.5)):
+            cloud(place.brush(x + rng.uniform(-0.1, 0.1), y + rng.uniform(-0.06, 0.06), rng.uniform(0.2, 0.28)), CLOUD)
     else:
         for _ in range(3 if extra == "clouds" else 1):
             draw_sky_extra(place, extra)
@@ -187,9 +198,64 @@ def peaks(place: Place, snowy: bool) -> None:
                 s.pen.polygon([at(x, peak), *zigzag, at(x - w, cap)], fill=place.lit(SNOW))
 
 
+def massif(place: Place, snowy: bool) -> None:
+    """Three large mountains, the middle one in front; snow covers the upper third."""
+    s, rng = place.sheet, place.rng
+    base = place.horizon + 3 / CELLS
+    for x, half, tone in ((0.16, 0.3, 1.3), (0.84, 0.3, 1.3), (0.5, 0.38, 1.0)):
+        x, top = on_grid(x + rng.uniform(-0.06, 0.06)), on_grid(0.3 + rng.uniform(-0.06, 0.06) - 0.1 * (tone == 1))
+        for share, colour in ((1.0, shade(ROCK, tone)), (0.4, SNOW))[: 1 + snowy]:
+            low, w = top + share * (base - top), share * half
+            corners = [(x, top), (x + w, low), (x - w, low)]
+            s.pen.polygon([(px * s.width, py * s.height) for px, py in corners], fill=place.lit(colour))
+
+
+def large_land(place: Place) -> bool:
+    """Those terrains that have small or many parts, drawn with few and large ones; False for all others."""
+    rng, s, h, kind = place.rng, place.sheet, place.horizon, place.terrain
+    if kind in ("mountains", "snowy mountains"):
+        massif(place, kind.startswith("snowy"))
+        place.ground(h + 2 / CELLS, SNOW if kind.startswith("snowy") else GRASS)
+    elif kind == "sea":
+        place.ground(h, WATER)
+        for below in (0.14, 0.3):
+            place.brush(on_grid(rng.uniform(0.2, 0.8)), h + below, 4 / CELLS).box(
+                -1, -0.12, 1, 0.13, place.lit((120, 170, 222))
+            )
+    elif kind == "forest":
+        place.ground(h, shade(GRASS, 0.8))
+        for below, radius, tone, count in ((-0.04, 0.19, 0.62, 5), (0.12, 0.28, 1.0, 3)):
+            for i in range(count):
+                x = (i + rng.uniform(0.4, 0.6)) / count
+                pine(place, x, h + below, radius, shade((52, 124, 66), tone))
+    elif kind == "meadow":
+        place.ground(h, (124, 196, 84))
+        for i in range(8):
+            colour = place.lit(COLOURS[("red", "yellow", "white", "pink")[(i + int(rng.integers(2))) % 4]])
+            x, y = (i % 4 + 0.5 * (i // 4) + 0.25) / 4, h + 0.12 + 0.17 * (i // 4)
+            place.brush(x, y, 1.4 / CELLS).disc(0, 0, 1, colour)
+    elif kind == "city":
+        window: Rgb = (250, 222, 120) if place.sky in ("night", "sunset") else place.lit((186, 214, 232))
+        w, low = s.width / CELLS, on_grid(h + 0.1)
+        for i in range(4):
+            left, top = 8 * i, int(rng.integers(4, 8)) * 2
+            wall = place.lit(((112, 118, 136), (150, 120, 110))[i % 2])
+            s.pen.rectangle([left * w, top * s.height / CELLS, (left + 8) * w - 1, s.height], fill=wall)
+            for row in range(top + 2, round(low * CELLS) - 2, 4):
+                for column in (left + 1, left + 5):
+                    box = [column * w, row * s.height / CELLS, (column + 2) * w - 1, (row + 2) * s.height / CELLS - 1]
+                    s.pen.rectangle(box, fill=window)
+        place.ground(low, (96, 98, 104))
+    else:
+        return False
+    return True
+
+
 def draw_terrain(place: Place) -> None:
     rng, s, h = place.rng, place.sheet, place.horizon
     kind = place.terrain
+    if place.kind == "clear" and large_land(place):
+        return
     if kind == "hills":
         place.ridge(h - 0.02, 0.06, 1.1, shade(GRASS, 1.2))
         place.ridge(h + 0.1, 0.06, 0.9, GRASS)
@@ -283,15 +349,30 @@ def draw_ground_extra(place: Place, extra: str) -> None:
 
 
 def draw_landscape(
-    sheet: Sheet, terrain: str, sky: str, extras: tuple[str, ...], rng: np.random.Generator, kind: str = ""
+    sheet: Sheet,
+    terrain: str,
+    sky: str,
+    extras: tuple[str, ...],
+    rng: np.random.Generator,
+    kind: str = "",
+    free: np.random.Generator | None = None,
 ) -> None:
-    """Sky, what is in it, ground, what stands on it: larger and so more easily learnt if the kind is "near"."""
+    """Sky, what is in it, ground, what stands on it: larger and so more easily learnt if the kind is "near".
+
+    With "clear" each part has random numbers of its own: what else is in the picture does not move it. The sun takes
+    its from `free`: a model that is sure where it stands cannot be told by a negative prompt to leave it out.
+    """
     place = Place(sheet, terrain, sky, rng, kind)
+    seed = int(rng.integers(2**31)) if kind == "clear" else 0
     draw_sky(place)
-    for extra in ("stars", "rainbow", "sun", "moon", "clouds"):
-        if extra in extras:
+    for i, extra in enumerate(("stars", "rainbow", "sun", "moon", "clouds", "", "trees", "house", "cactus", "boat")):
+        if extra and extra not in extras:
+            continue
+        if kind == "clear":
+            place.rng = free if free is not None and extra == "sun" else np.random.default_rng([seed, i])
+        if not extra:
+            draw_terrain(place)
+        elif i < 5:
             draw_sky_extra(place, extra)
-    draw_terrain(place)
-    for extra in ("trees", "house", "cactus", "boat"):
-        if extra in extras:
+        else:
             draw_ground_extra(place, extra)

@@ -16,23 +16,29 @@ from .styles import stylise
 from .things import DRAW
 from .words import COLOURS, SHAPES
 
+BOLD = ("clear", "posed")
+LAYOUTS = 4
+"""How many different pictures there are of the same BOLD scene, its sun aside: few, so that each is learnt sharply."""
+
 
 def render(scene: Scene, width: int, height: int) -> Image.Image:
     """The picture of a scene; sides in pixels, multiples of 8."""
-    rng = np.random.default_rng(scene.detail)
+    bold = scene.kind in BOLD
+    rng = np.random.default_rng(scene.detail % LAYOUTS if bold else scene.detail)
     background = COLOURS[scene.background]
     sheet = Sheet(width, height, background)
     if scene.kind == "sky":
         draw_close_up(sheet, scene.sky, scene.extras[0], rng, scene.size == "huge")
     if scene.terrain:
-        draw_landscape(sheet, scene.terrain, scene.sky, scene.extras, rng, scene.kind)
+        free = np.random.default_rng(scene.detail)
+        draw_landscape(sheet, scene.terrain, scene.sky, scene.extras, rng, scene.kind, free)
     for item in scene.items:
         brush = Brush(sheet, item.x, item.y, item.radius, item.angle, item.flip)
         if item.word in SHAPES:
             draw_shape(brush, item.word, COLOURS[item.colour], background)
         else:
             DRAW[item.word](brush, COLOURS[item.colour])
-    return stylise(sheet.finish(), scene.style, rng)
+    return stylise(sheet.finish(), scene.style, rng, bold)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from .drawing import smooth_noise
 
 PIXEL = 8
 """Side of a block of pixel art: one latent cell."""
+DAB = 16
+"""Size of a dab of oil paint in pixels: two latent cells, always in the same places, so that it can be learnt."""
 
 
 def edges(image: Image.Image, threshold: float = 24.0) -> np.ndarray:
@@ -41,37 +43,44 @@ def watercolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     w, h = image.size
     soft = np.asarray(image.filter(ImageFilter.GaussianBlur(0.8)), np.float32)
     soft = displaced(soft, 2.2 * smooth_noise(rng, w, h, 16), 2.2 * smooth_noise(rng, w, h, 16))
-    wash = 0.2 + 0.12 * smooth_noise(rng, w, h, 40)[..., None]
+    rims = Image.fromarray(np.where(edges(image), 255, 0).astype(np.uint8)).filter(ImageFilter.GaussianBlur(2))
+    soft = soft * (1 - np.asarray(rims, np.float32)[..., None] * np.float32(0.35 / 255))
+    wash = 0.3 + 0.14 * smooth_noise(rng, w, h, 40)[..., None]
     return Image.fromarray(np.clip(soft + (255 - soft) * wash, 0, 255).astype(np.uint8))
 
 
-def line_art(image: Image.Image) -> Image.Image:
-    lines = Image.fromarray(np.where(edges(image), 0, 255).astype(np.uint8))
+def line_art(image: Image.Image, bold: bool = False) -> Image.Image:
+    """Dark lines on white, about 4 pixels wide, `bold` ones as wide as a latent cell."""
+    lines = Image.fromarray(np.where(edges(image), 0, 255).astype(np.uint8)).filter(
+        ImageFilter.MinFilter(7 if bold else 3)
+    )
     lines = lines.filter(ImageFilter.GaussianBlur(0.9))
     ink = np.clip(np.asarray(lines, np.float32) * 1.5 - 125, 0, 255)
     return Image.fromarray(np.repeat((25 + ink * 0.9).astype(np.uint8)[..., None], 3, 2))
 
 
-def pencil(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def pencil(image: Image.Image, rng: np.random.Generator, bold: bool = False) -> Image.Image:
     w, h = image.size
     grey = np.asarray(image.convert("L"), np.float32)
-    lines = Image.fromarray(np.where(edges(image), 255, 0).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.8))
+    lines = Image.fromarray(np.where(edges(image), 255, 0).astype(np.uint8))
+    lines = lines.filter(ImageFilter.MaxFilter(5 if bold else 3)).filter(ImageFilter.GaussianBlur(0.8))
     tone = 176 + grey * 0.3
-    period = 8
+    period = 16
     hatch = ((np.arange(w)[None, :] + np.arange(h)[:, None]) % period < period / 2).astype(np.float32)
-    tone -= hatch * (255 - grey) * 0.12 + 4 * smooth_noise(rng, w, h, 16)
-    tone -= np.asarray(lines, np.float32) * 0.45
+    tone -= hatch * (255 - grey) * 0.35 + 4 * smooth_noise(rng, w, h, 16)
+    tone -= np.asarray(lines, np.float32) * 0.5
     return Image.fromarray(np.repeat(np.clip(tone, 20, 250).astype(np.uint8)[..., None], 3, 2))
 
 
 def oil(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     w, h = image.size
-    direction = smooth_noise(rng, w, h, 48) * np.pi
-    length = 3.5 * smooth_noise(rng, w, h, 6)
+    x, y = np.arange(w, dtype=np.float32)[None, :], np.arange(h, dtype=np.float32)[:, None]
+    along, across = np.pi * (x - y) / DAB, np.pi * (x + y) / DAB
+    dabs = np.sin(across) * np.cos(along / 2)
     flat = np.asarray(image, np.float32)
-    strokes = displaced(flat, length * np.cos(direction), length * np.sin(direction))
-    relief = 11 * smooth_noise(rng, w, h, 9) + 7 * smooth_noise(rng, w, h, 24)
-    return Image.fromarray(np.clip(strokes * 0.97 + relief[..., None], 0, 255).astype(np.uint8))
+    strokes = displaced(flat, 4 * dabs, -4 * dabs)
+    relief = 20 * dabs + 6 * smooth_noise(rng, w, h, 24)
+    return Image.fromarray(np.clip(8 + strokes * 0.93 + relief[..., None], 0, 255).astype(np.uint8))
 
 
 def sepia(image: Image.Image) -> Image.Image:
@@ -81,16 +90,16 @@ def sepia(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(dark + (light - dark) * grey).astype(np.uint8))
 
 
-def stylise(image: Image.Image, style: str, rng: np.random.Generator) -> Image.Image:
-    """The flat picture in the named style."""
+def stylise(image: Image.Image, style: str, rng: np.random.Generator, bold: bool = False) -> Image.Image:
+    """The flat picture in the named style, `bold` with wide lines."""
     if style == "pixel art":
         return pixel_art(image)
     if style == "watercolour":
         return watercolour(image, rng)
     if style == "line art":
-        return line_art(image)
+        return line_art(image, bold)
     if style == "pencil":
-        return pencil(image, rng)
+        return pencil(image, rng, bold)
     if style == "sepia":
         return sepia(image)
     if style == "oil":

@@ -92,7 +92,7 @@ def batch_of(tokenizer: CLIPTokenizer, seed: int, step: int, count: int = BATCH)
             kind = captions.KINDS[int(rng.choice(len(captions.KINDS), p=shares))]
             style = pick(rng, STYLES[1:]) if chance(rng, 0.35) else "flat"
             scene = captions.sample(rng, kind, style)
-            text = captions.wording(rng, scene)
+            text = captions.wording(rng, scene, every=True)
         spoken = set(text.replace(",", "").split(" "))
         said = [name in spoken for name in EXTRAS]
         clean.append(text)

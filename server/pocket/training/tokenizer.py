@@ -29,7 +29,7 @@ def caption_corpus(count: int, seed: int) -> list[str]:
         rng = np.random.default_rng([seed, i])
         kind = captions.pick(rng, captions.KINDS)
         style = captions.pick(rng, captions.STYLES[1:]) if captions.chance(rng, 0.4) else "flat"
-        corpus.append(captions.wording(rng, captions.sample(rng, kind, style)))
+        corpus.append(captions.wording(rng, captions.sample(rng, kind, style), every=True))
     return corpus
 
 
