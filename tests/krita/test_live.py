@@ -136,7 +136,7 @@ def test_an_undo_that_changes_no_pixel_costs_no_frame(pen: Pen, peer: Peer, sess
     on(session)
     caught_up(session, peer)
     peer.delay = 0.6
-    session.run("A.change(prompt='a lighthouse')")
+    session.run("A.change(prompt='a windmill')")
     session.wait("any(trip.sent for trip in L.timeline._open.values())")
     session.run("asked = max(L.timeline._open)")
     pen.undo()
