@@ -151,7 +151,8 @@ def test_the_history_finds_shows_and_applies(studio: Studio, session: Session) -
     session.run("d = K.activeDocument(); job = arrive(3, 64)")
     session.wait("not A.history._pending", 30)
     session.run("for key in list(A.table.results): A.feed(ev.Discarded(key))")
-    session.wait("not A.table.stage and idle()")
+    paper = "list(bytes(d.pixelData(5, 5, 1, 1))) == [255, 255, 255, 255]"
+    session.wait(f"not A.table.stage and len(layers()) == 1 and idle() and {paper}")
     blank = studio.digest()
     studio.click("krita_sd_show_history")
     session.wait("A.history.model.rowCount() >= 3", 20)
